@@ -18,8 +18,6 @@ from cellengine.metrics import (
     match_objects,
     mean_over_pictures,
     pool,
-    rank_predictions,
-    ranking_ap,
 )
 from cellengine.ops.overlap import overlap_table
 
@@ -158,35 +156,6 @@ def test_threshold_out_of_range(threshold: float) -> None:
 def test_a_threshold_that_was_not_asked_for() -> None:
     with pytest.raises(KeyError, match=r"No match at IoU 0\.9"):
         evaluate_instances(np.ones((2, 2), int), np.ones((2, 2), int), [0.5]).at(0.9)
-
-
-def voc_by_hand(found: list[bool], n_true: int) -> float:
-    """Sum over true objects, in order of discovery, of the best precision at this or any later recall."""
-    precisions = [sum(found[: n + 1]) / (n + 1) for n in range(len(found))]
-    return sum(max(precisions[n:]) for n, right in enumerate(found) if right) / n_true
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), max_size=12), st.integers(0, 3))
-def test_ranking_ap(predictions: list[tuple[float, bool]], missed: int) -> None:
-    scores, found = [score for score, _ in predictions], [right for _, right in predictions]
-    n_true = sum(found) + missed
-    if n_true == 0:
-        assert ranking_ap(scores, found, 0) == (0.0 if found else 1.0)
-        return
-    ranked = [right for _, right in sorted(predictions, key=lambda prediction: -prediction[0])]
-    assert ranking_ap(scores, found, n_true) == pytest.approx(voc_by_hand(ranked, n_true))
-
-
-def test_ranking_of_a_picture() -> None:
-    truth = np.array([1, 1, 1, 0, 2, 2, 0, 0])
-    predicted = np.array([4, 4, 4, 0, 0, 0, 6, 6])
-    scores, found = rank_predictions(overlap_table(truth, predicted), {4: 0.3, 6: 0.9})
-    assert scores.tolist() == [0.3, 0.9]
-    assert found.tolist() == [True, False]
-    assert ranking_ap(scores, found, 2) == 0.25
-    with pytest.raises(KeyError):
-        rank_predictions(overlap_table(truth, predicted), {4: 0.3})
 
 
 def blobs(random: np.random.Generator, side: int, cell: int = 8) -> np.ndarray:

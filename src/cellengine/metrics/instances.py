@@ -14,35 +14,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from statistics import fmean
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linear_sum_assignment
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
+from cellengine.metrics.matching import match_objects
+from cellengine.metrics.ranking import Ranking, rank_predictions, ranking_ap
 from cellengine.ops.overlap import Overlap, overlap_table
 
 THRESHOLDS: tuple[float, ...] = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 """0.5, 0.55 ... 0.95: the thresholds of the 2018 Data Science Bowl and of COCO"""
 
 Labels = npt.NDArray[Any]
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Pairs:
-    """Matched objects of an overlap table whose `a` is the truth: three arrays of one length, in order of `true`."""
-
-    true: Ints
-    """index into `labels_a`"""
-    predicted: Ints
-    """index into `labels_b`"""
-    iou: Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +78,18 @@ class Match:
         """Panoptic quality: SQ times F1."""
         return self._ratio(self.iou_sum, self.tp + (self.fp + self.fn) / 2)
 
+    def __add__(self, other: Match) -> Match:
+        """What was found in both pictures. Raises ValueError when the thresholds differ."""
+        if self.threshold != other.threshold:
+            raise ValueError(f"Scores at IoU {self.threshold} and {other.threshold} cannot be pooled.")
+        return Match(
+            threshold=self.threshold,
+            tp=self.tp + other.tp,
+            fp=self.fp + other.fp,
+            fn=self.fn + other.fn,
+            iou_sum=self.iou_sum + other.iou_sum,
+        )
+
     def _ratio(self, part: float, whole: float) -> float:
         if self.nothing:
             return 1.0
@@ -102,7 +98,7 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class InstanceScores:
-    """The scores of one picture, or of many pooled as if they were one (see `pool`)."""
+    """The scores of one picture, or of many taken as one (their sum)."""
 
     n_true: int
     n_predicted: int
@@ -112,6 +108,22 @@ class InstanceScores:
     """sum over true objects of the IoU with the prediction that covers more than half of them"""
     wrong_cells: int
     """|predicted - true| number of objects; pooled: the sum of it over pictures, where errors do not cancel"""
+    ranking: Ranking | None = None
+    """present when every predicted object has a score"""
+
+    def __add__(self, other: InstanceScores) -> InstanceScores:
+        """The scores of both pictures taken as one. Raises ValueError when they were made at other thresholds."""
+        ranking = None
+        if self.ranking is not None and other.ranking is not None:
+            ranking = self.ranking + other.ranking
+        return InstanceScores(
+            n_true=self.n_true + other.n_true,
+            n_predicted=self.n_predicted + other.n_predicted,
+            matches=tuple(a + b for a, b in zip(self.matches, other.matches, strict=True)),
+            seg_sum=self.seg_sum + other.seg_sum,
+            wrong_cells=self.wrong_cells + other.wrong_cells,
+            ranking=ranking,
+        )
 
     @property
     def mean_ap(self) -> float:
@@ -156,25 +168,42 @@ class InstanceScores:
             "sq": first.sq,
             "pq": first.pq,
             "seg": self.seg,
+            **self._ranking_row(),
         }
 
+    def _ranking_row(self) -> dict[str, float]:
+        if self.ranking is None:
+            return {}
+        scores, found = self.ranking.scores, self.ranking.found
+        aps = [ranking_ap(scores, found[:, column], self.n_true) for column in range(len(self.matches))]
+        return {f"voc_ap{self.matches[0].threshold:g}": aps[0], "voc_mean_ap": fmean(aps)}
 
-def evaluate_instances(truth: Labels, predicted: Labels, thresholds: Sequence[float] = THRESHOLDS) -> InstanceScores:
+
+def evaluate_instances(
+    truth: Labels,
+    predicted: Labels,
+    thresholds: Sequence[float] = THRESHOLDS,
+    score_of: Mapping[int, float] | None = None,
+) -> InstanceScores:
     """Match the objects of two label images and score the prediction.
 
     Args:
         truth: label image, 2D or 3D, any integer dtype; 0 is background, every other value one object
         predicted: label image of the same shape
         thresholds: IoU from which a pair counts as found, each above 0 and at most 1
+        score_of: confidence by predicted label; adds the average precision of the ranking to `row`
 
     Time O(voxels + pairs log pairs) for thresholds of 0.5 and more; see `overlap_table` for the memory.
-    Raises ValueError when shapes differ, a dtype is no integer, or a threshold is out of range.
+    Raises ValueError when shapes differ, a dtype is no integer, or a threshold is out of range, and KeyError when
+    `score_of` lacks a predicted label.
     """
-    return score_overlap(overlap_table(truth, predicted), thresholds)
+    return score_overlap(overlap_table(truth, predicted), thresholds, score_of)
 
 
-def score_overlap(overlap: Overlap, thresholds: Sequence[float] = THRESHOLDS) -> InstanceScores:
-    """The scores of an overlap table whose `a` is the truth and `b` the prediction."""
+def score_overlap(
+    overlap: Overlap, thresholds: Sequence[float] = THRESHOLDS, score_of: Mapping[int, float] | None = None
+) -> InstanceScores:
+    """The scores of an overlap table whose `a` is the truth and `b` the prediction; see `evaluate_instances`."""
     n_true, n_predicted = overlap.labels_a.size, overlap.labels_b.size
     matches = []
     for threshold in thresholds:
@@ -188,133 +217,5 @@ def score_overlap(overlap: Overlap, thresholds: Sequence[float] = THRESHOLDS) ->
         matches=tuple(matches),
         seg_sum=float(overlap.iou[covered].sum()),
         wrong_cells=abs(n_predicted - n_true),
+        ranking=None if score_of is None else rank_predictions(overlap, score_of, thresholds),
     )
-
-
-def match_objects(overlap: Overlap, threshold: float) -> Pairs:
-    """The optimal one-to-one matching among the pairs whose IoU is at least `threshold`.
-
-    At 0.5 and above two candidate pairs share an object only where it is cut into two exact halves, each with IoU 0.5;
-    to take pairs greedily by IoU is then optimal (the half of the smaller label wins). Below 0.5 the assignment
-    problem is solved on each connected component of the candidates, which stay small in real pictures.
-
-    Raises ValueError unless 0 < threshold <= 1.
-    """
-    if not 0 < threshold <= 1:
-        raise ValueError(f"A threshold of IoU lies above 0 and not above 1; found {threshold}.")
-    iou = overlap.iou
-    candidates = np.flatnonzero(iou >= threshold)
-    rows, columns, iou = overlap.rows[candidates], overlap.columns[candidates], iou[candidates]
-    chosen = _first_of_each(rows, columns) if threshold >= 0.5 else _assign(rows, columns, iou)
-    return Pairs(rows[chosen], columns[chosen], iou[chosen])
-
-
-def _first_of_each(rows: Ints, columns: Ints) -> Ints:
-    """Indices of the first pair of every row and column. All that compete have IoU 0.5, so any of them is optimal."""
-    _, by_row = np.unique(rows, return_index=True)
-    _, by_column = np.unique(columns, return_index=True)
-    return np.intersect1d(by_row, by_column)
-
-
-def _assign(rows: Ints, columns: Ints, iou: Floats) -> Ints:
-    """Indices of the pairs of a maximum matching with the greatest sum of IoU, component by component."""
-    if not rows.size:
-        return np.zeros(0, np.int64)
-    n_rows, n_columns = int(rows.max()) + 1, int(columns.max()) + 1
-    graph = coo_array((np.ones(rows.size, np.int8), (rows, n_rows + columns)), shape=(n_rows + n_columns,) * 2)
-    _, component = connected_components(graph, directed=False)
-    order = np.argsort(component[rows], kind="stable")
-    chosen: list[int] = []
-    for _, group in groupby(order.tolist(), key=lambda pair: component[rows[pair]]):
-        chosen.extend(_assign_component(np.fromiter(group, np.int64), rows, columns, iou))
-    return np.sort(np.array(chosen, np.int64))
-
-
-def _assign_component(members: Ints, rows: Ints, columns: Ints, iou: Floats) -> list[int]:
-    if members.size == 1:
-        return [int(members[0])]
-    _, row = np.unique(rows[members], return_inverse=True)
-    _, column = np.unique(columns[members], return_inverse=True)
-    index = np.full((row.max() + 1, column.max() + 1), -1, np.int64)
-    index[row, column] = members
-    # one more pair outweighs every possible gain in IoU, which is at most the number of pairs
-    gain = np.where(index >= 0, min(index.shape) + 1 + iou[index], 0.0)
-    taken = index[linear_sum_assignment(gain, maximize=True)]
-    return [int(pair) for pair in taken[taken >= 0]]
-
-
-def pool(pictures: Sequence[InstanceScores]) -> InstanceScores:
-    """The scores of all objects of all pictures together: counts and sums are added, ratios follow.
-
-    All pictures must have been scored at the same thresholds. Raises ValueError without pictures.
-    """
-    if not pictures:
-        raise ValueError("There are no scores to pool.")
-    return InstanceScores(
-        n_true=sum(picture.n_true for picture in pictures),
-        n_predicted=sum(picture.n_predicted for picture in pictures),
-        matches=tuple(map(_sum_matches, zip(*(picture.matches for picture in pictures), strict=True))),
-        seg_sum=sum(picture.seg_sum for picture in pictures),
-        wrong_cells=sum(picture.wrong_cells for picture in pictures),
-    )
-
-
-def _sum_matches(matches: Sequence[Match]) -> Match:
-    thresholds = {match.threshold for match in matches}
-    if len(thresholds) > 1:
-        raise ValueError(f"Scores at different thresholds cannot be pooled: {sorted(thresholds)}.")
-    return Match(
-        threshold=matches[0].threshold,
-        tp=sum(match.tp for match in matches),
-        fp=sum(match.fp for match in matches),
-        fn=sum(match.fn for match in matches),
-        iou_sum=sum(match.iou_sum for match in matches),
-    )
-
-
-def mean_over_pictures(pictures: Sequence[InstanceScores]) -> dict[str, float]:
-    """The mean of every entry of `InstanceScores.row` over pictures, each picture counting the same.
-
-    Raises ValueError without pictures.
-    """
-    if not pictures:
-        raise ValueError("There are no scores to average.")
-    rows = [picture.row() for picture in pictures]
-    return {name: fmean(row[name] for row in rows) for name in rows[0]}
-
-
-def ranking_ap(scores: npt.ArrayLike, found: npt.ArrayLike, n_true: int) -> float:
-    """Average precision of predictions ranked by score (Everingham et al. 2010, Pascal VOC; all points since 2010).
-
-    Args:
-        scores: confidence of each prediction, shape (n,); of equal scores the earlier one ranks first
-        found: whether the prediction matches a true object that no better one took, shape (n,)
-        n_true: number of true objects
-
-    Returns the area under precision as a function of recall, with precision made monotone from the right.
-    """
-    ranked = np.asarray(found, bool)[np.argsort(-np.asarray(scores, np.float64), kind="stable")]
-    if n_true == 0:
-        return 1.0 if ranked.size == 0 else 0.0
-    precision = np.cumsum(ranked) / np.arange(1, ranked.size + 1)
-    precision = np.maximum.accumulate(precision[::-1])[::-1]
-    return float(precision[ranked].sum() / n_true)
-
-
-def rank_predictions(
-    overlap: Overlap, score_of: Mapping[int, float], threshold: float = 0.5
-) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """Score and success of every predicted object of one picture, ready for `ranking_ap`.
-
-    Args:
-        overlap: table whose `a` is the truth
-        score_of: confidence by label of `b`
-        threshold: IoU from which a prediction is right, 0.5 or more. Objects of a label image do not overlap,
-            so no two predictions compete for a true object and the ranking does not change who matches whom.
-
-    Concatenate the results of several pictures to rank them together. Raises KeyError when a label has no score.
-    """
-    scores = np.array([score_of[label] for label in overlap.labels_b.tolist()], np.float64)
-    found = np.zeros(scores.size, bool)
-    found[match_objects(overlap, threshold).predicted] = True
-    return scores, found
