@@ -21,7 +21,7 @@ from cellengine.geometry import Region
 from cellengine.io.axes import Array
 from cellengine.io.sink import BaseSink, partial_name, remove, writing
 
-_encode = cast(Callable[..., bytes], imagecodecs.deflate_encode)
+_deflate = cast(Callable[..., bytes], imagecodecs.deflate_encode)
 """libdeflate, several times as fast as zlib; its stubs leave out arrays"""
 _STRIP_BYTES = 1 << 20
 _LEVEL = 1
@@ -167,7 +167,7 @@ def _deflated(strips: Iterator[Array]) -> Iterator[bytes]:
     waiting: deque[Future[bytes]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="deflate") as pool:
         for strip in strips:
-            waiting.append(pool.submit(_encode, strip, level=_LEVEL))
+            waiting.append(pool.submit(_deflate, strip, level=_LEVEL))
             if len(waiting) > 2 * workers:
                 yield waiting.popleft().result()
         while waiting:
