@@ -1,0 +1,187 @@
+"""OpenVINO on the CPU: fp32, bf16 where the processor has it, int8. The precision is always set, never left to it."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellengine.engine.backends.hardware import cpu_count, cpu_name
+from cellengine.engine.model_file import ModelFile
+from cellengine.engine.session import Gate, Outputs, check_batch
+from cellengine.errors import DeviceError, ModelError, missing_package
+
+try:
+    import openvino
+except ImportError as error:
+    raise missing_package("openvino", "The backend openvino", "pip install openvino") from error
+
+HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+"""precision -> arithmetic of the layers that stay in floating point"""
+THREADS_PER_STREAM = 4
+"""on 2 cores one stream of two threads is as fast as two streams of one, and needs half the memory"""
+SHAPES_KEPT = 4
+"""compiled batch shapes: the full batch, the last one, and room for a second picture size"""
+
+
+class OpenVino:
+    """The backend: what it can do here, and how it opens a model."""
+
+    name = "openvino"
+
+    def __init__(self) -> None:
+        self._core = openvino.Core()
+
+    def version(self) -> str:
+        """Version of the library."""
+        return str(openvino.__version__)
+
+    def devices(self) -> tuple[str, ...]:
+        """Only the CPU: Intel's other devices have never been tried."""
+        return ("cpu",) if "CPU" in self._core.available_devices else ()
+
+    def precisions(self, device: str) -> tuple[str, ...]:
+        """Precisions the processor has; bf16 is emulated by nothing."""
+        has_bf16 = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        return ("fp32", "bf16", "int8") if has_bf16 else ("fp32", "int8")
+
+    def why_not(self, device: str, precision: str) -> str:
+        """Why `device` or `precision` is not available here, and what would mend it; empty when it is."""
+        if device not in self.devices():
+            return "openvino runs on the cpu only; for cuda take onnxruntime"
+        if precision == "bf16" and "bf16" not in self.precisions(device):
+            return f"the processor {cpu_name()} has no bf16 instructions (AVX512_BF16 or AMX); take --precision fp32"
+        if precision not in self.precisions(device):
+            return f"openvino computes in {', '.join(self.precisions(device))} on {device}"
+        return ""
+
+    def open(self, model: ModelFile, device: str, precision: str, threads: int | None) -> OpenVinoSession:
+        """A session; see `OpenVinoSession`."""
+        return OpenVinoSession(self._core, model, device, precision, threads)
+
+
+class _Compiled:
+    """The model compiled for one batch shape, with its infer requests."""
+
+    def __init__(self, compiled: Any, requests: int) -> None:
+        self.requests: SimpleQueue[Any] = SimpleQueue()
+        for _ in range(requests):
+            self.requests.put(compiled.create_infer_request())
+        self.names = [output.any_name for output in compiled.outputs]
+
+    def run(self, batch: NDArray[np.float32]) -> Outputs:
+        request = self.requests.get()
+        try:
+            # the request reads the batch where it lies; waiting releases the interpreter lock
+            request.set_input_tensor(openvino.Tensor(batch, shared_memory=True))
+            request.start_async()
+            request.wait()
+            return {
+                name: np.array(tensor.data, dtype=np.float32)
+                for name, tensor in zip(self.names, request.output_tensors, strict=True)
+            }
+        finally:
+            self.requests.put(request)
+
+
+class OpenVinoSession:
+    """A model in OpenVINO, compiled for each batch shape it meets (0.1-0.3 s a shape; static shapes run faster).
+
+    `threads` is the number of threads in all, by default all processors of this process. Threads are not pinned: two
+    processes on a machine would otherwise share the first processors. Memory: weights and activations of each stream,
+    for each of up to 4 shapes.
+    """
+
+    backend = "openvino"
+
+    def __init__(self, core: Any, model: ModelFile, device: str, precision: str, threads: int | None = None) -> None:
+        self.spec = model.spec
+        self.device = device
+        self.precision = precision
+        self._core = core
+        self._threads = threads or cpu_count()
+        self._streams = max(1, self._threads // THREADS_PER_STREAM)
+        self.concurrency = self._streams + 1
+        self._gate = Gate(self.concurrency)
+        self._compiling = threading.Lock()
+        self._compiled: OrderedDict[tuple[int, ...], _Compiled] = OrderedDict()
+        self._where = str(model.path)
+        try:
+            self._model: Any = core.read_model(model.content)
+        except RuntimeError as error:
+            raise ModelError(f"{model.path}: OpenVINO cannot load it ({_reason(error)}).") from error
+
+    def run(self, batch: NDArray[np.float32]) -> Outputs:
+        """See `Session.run`."""
+        batch = check_batch(batch, self.spec)
+        with self._gate.enter():
+            return self._for_shape(batch.shape).run(batch)
+
+    def describe(self) -> dict[str, Any]:
+        """See `Session.describe`."""
+        return {
+            "backend": self.backend,
+            "version": str(openvino.__version__),
+            "device": self.device,
+            "precision": self.precision,
+            "provider": f"CPU, {HINTS[self.precision]}",
+            "threads": self._threads,
+            "streams": self._streams,
+        }
+
+    def close(self) -> None:
+        """See `Session.close`."""
+        self._gate.close()
+        self._compiled.clear()
+        self._model = None
+
+    def _for_shape(self, shape: tuple[int, ...]) -> _Compiled:
+        """The model for batches of `shape`; the shape used longest ago makes room."""
+        with self._compiling:
+            if shape not in self._compiled:
+                self._compiled[shape] = self._compile(shape)
+                while len(self._compiled) > SHAPES_KEPT:
+                    self._compiled.popitem(last=False)
+            self._compiled.move_to_end(shape)
+            return self._compiled[shape]
+
+    def _compile(self, shape: tuple[int, ...]) -> _Compiled:
+        settings = {
+            "INFERENCE_PRECISION_HINT": HINTS[self.precision],
+            "EXECUTION_MODE_HINT": "ACCURACY",
+            "NUM_STREAMS": self._streams,
+            "INFERENCE_NUM_THREADS": self._threads,
+            "ENABLE_CPU_PINNING": False,
+        }
+        try:
+            model = self._model.clone()
+            model.reshape(list(shape))
+            compiled = self._core.compile_model(model, "CPU", settings)
+        except RuntimeError as error:
+            raise ModelError(f"{self._where}: OpenVINO cannot run it on {shape} ({_reason(error)}).") from error
+        found = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        if found != HINTS[self.precision]:
+            raise DeviceError(
+                f"OpenVINO would compute in {found}, asked for was {HINTS[self.precision]}: take --backend onnxruntime."
+            )
+        return _Compiled(compiled, self.concurrency)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _reason(error: Exception) -> str:
+    """The telling line of OpenVINO's many: the last that is not a place in its source."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if not line.startswith(("Exception from", "Check "))]
+    return (telling or lines or [type(error).__name__])[-1]

@@ -1,0 +1,117 @@
+"""What a running model is to the engine: the Session protocol, and the gate that every session here shares. No runtime.
+
+The torch session of `models` fits the protocol without importing it, so that validation during training runs the
+production engine.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellengine.errors import InputError
+from cellengine.spec import ModelSpec
+
+Outputs = dict[str, NDArray[np.float32]]
+
+
+class Session(Protocol):
+    """A model on a device in a precision, ready to answer."""
+
+    spec: ModelSpec
+    backend: str
+    """`onnxruntime`, `openvino`, ... or `torch`"""
+    device: str
+    """`cpu`, `cuda:0`, ..."""
+    precision: str
+    """`fp32`, `bf16`, `fp16` or `int8`: what the arithmetic is really done in"""
+    concurrency: int
+    """how many threads may usefully call `run` at once; further callers wait"""
+
+    def run(self, batch: NDArray[np.float32]) -> Outputs:
+        """Answer a batch.
+
+        `batch` is float32, (N, channels, *tile), with sides that are multiples of `spec.divisor`. The answer has one
+        float32 array per output of the spec, by its name: (N, c, *tile) for maps, (N, c) for classes. The arrays
+        belong to the caller. Safe from any number of threads. The same batch gives the same bits.
+
+        Raises InputError for a batch of another shape, ValueError after `close`.
+        """
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """The provider really used, versions, threads and streams, for run.json. Plain data."""
+        ...
+
+    def close(self) -> None:
+        """Give back the memory once running calls are done; a second call does nothing."""
+        ...
+
+    def __enter__(self) -> Self:
+        """The session itself."""
+        ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it."""
+        ...
+
+
+def check_batch(batch: NDArray[np.float32], spec: ModelSpec) -> NDArray[np.float32]:
+    """`batch` in C order when a network of `spec` takes it; otherwise InputError with what was found and expected."""
+    if batch.ndim != 2 + len(spec.axes):
+        raise InputError(
+            f"A batch of shape {batch.shape} does not fit: {spec.name} takes (N, C, {', '.join(spec.axes)})."
+        )
+    if batch.dtype != np.float32:
+        raise InputError(f"A batch of {batch.dtype} does not fit: {spec.name} takes float32.")
+    if batch.shape[1] != len(spec.channels):
+        raise InputError(
+            f"Found {batch.shape[1]} channels, {spec.name} takes {len(spec.channels)} ({', '.join(spec.channels)}): "
+            "choose among the picture's channels with --channel."
+        )
+    if batch.shape[0] == 0 or any(n == 0 or n % d for n, d in zip(batch.shape[2:], spec.divisor, strict=True)):
+        raise InputError(
+            f"A batch of shape {batch.shape} does not fit: it must not be empty, "
+            f"and {spec.name} takes sides that are multiples of {spec.divisor}."
+        )
+    return np.ascontiguousarray(batch)
+
+
+class Gate:
+    """Lets `width` callers in at once and none after `close`, which waits until the last one is out."""
+
+    def __init__(self, width: int) -> None:
+        self._width = width
+        self._inside = 0
+        self._closed = False
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def enter(self) -> Iterator[None]:
+        """Wait for a place and hold it. Raises ValueError once the gate is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._inside < self._width)
+            if self._closed:
+                raise ValueError("The session is closed: open it again with open_session.")
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside -= 1
+                self._changed.notify_all()
+
+    def close(self) -> None:
+        """Turn callers away from now on, and return when nobody is inside."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._inside == 0)
