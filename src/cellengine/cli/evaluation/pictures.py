@@ -1,0 +1,210 @@
+"""Scores of predicted label images and class maps beside the true ones, file by file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cellengine.cli.evaluation.pairing import Pair, Pairing
+from cellengine.cli.evaluation.report import FileScores, Report, summarise
+from cellengine.errors import InputError
+from cellengine.geometry import Region
+from cellengine.io import open_source, read_table
+from cellengine.metrics import (
+    BoundaryScores,
+    PartitionScores,
+    Scores,
+    boundaries_of,
+    evaluate_boundaries,
+    evaluate_instances,
+    evaluate_partition,
+    evaluate_semantic,
+)
+
+Labels = npt.NDArray[Any]
+ScoreOf = dict[int, float]
+
+HEADLINES = {
+    "instances": (
+        "n_true", "n_predicted", "count_error", "ap0.5", "ap0.75", "mean_ap", "precision", "recall", "f1", "pq", "seg",
+    ),
+    "semantic": ("mean_dice", "mean_iou", "frequency_weighted_iou", "pixel_accuracy", "mean_accuracy"),
+    "boundary": (
+        "boundary_f1", "boundary_precision", "boundary_recall", "voi", "voi_split", "voi_merge", "adapted_rand_error",
+    ),
+}  # fmt: skip
+"""columns of the printed table by task"""
+
+RANKING = {"instances": "mean_ap", "semantic": "mean_dice", "boundary": "boundary_f1"}
+"""the entry by task for which a low value makes a bad picture"""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelImage:
+    """A label image and what is known of its voxels."""
+
+    labels: Labels
+    voxel_size_um: tuple[float, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class BorderScores:
+    """Boundaries and partition together: what the task `boundary` reports."""
+
+    boundaries: BoundaryScores
+    partition: PartitionScores
+
+    def row(self) -> dict[str, float]:
+        """The entries of both."""
+        return self.boundaries.row() | self.partition.row()
+
+    def __add__(self, other: BorderScores) -> BorderScores:
+        """The scores of both pictures taken as one."""
+        return BorderScores(self.boundaries + other.boundaries, self.partition + other.partition)
+
+
+def evaluate_pictures(
+    pairing: Pairing,
+    task: str,
+    tolerance_px: float,
+    truth_values: Sequence[int],
+    axes: str | None,
+    advance: Callable[[Iterable[Pair]], Iterable[Pair]],
+) -> Report:
+    """Score every pair; one pair of images is in memory at a time.
+
+    Args:
+        pairing: what belongs together
+        task: `instances`, `semantic` or `boundary`
+        tolerance_px: for `boundary`, see `evaluate_boundaries`
+        truth_values: for `semantic`, grey values of the truth in order of the classes; empty when it holds class ids
+        axes: axes of the truth files, where these do not name them
+        advance: passes the pairs on and shows how far it is
+
+    Raises InputError for files that cannot be read or compared.
+    """
+    score_tables = _score_tables(pairing.pairs) if task == "instances" else {}
+    scores: list[Scores] = []
+    remapped = 0
+    for pair in advance(pairing.pairs):
+        truth, predicted = read_labels(pair.truth, axes, pair.dataset), read_labels(pair.predicted)
+        _refuse_other_shape(pair, truth.labels, predicted.labels)
+        if task == "instances":
+            scores.append(evaluate_instances(truth.labels, predicted.labels, score_of=score_tables.get(pair.name)))
+        elif task == "semantic":
+            classes, strays = class_ids(truth.labels, truth_values)
+            remapped += strays
+            scores.append(_semantic(pair, classes, predicted.labels))
+        else:
+            scores.append(_borders(truth, predicted, tolerance_px))
+    return _report(pairing, task, scores, _notes(pairing, task, tolerance_px, remapped))
+
+
+def read_labels(path: Path, axes: str | None = None, dataset: str | None = None) -> LabelImage:
+    """A label image as integers. Raises InputError when the file is no label image."""
+    with open_source(path, axes=axes, dataset=dataset) as source:
+        if source.dtype.kind not in "iu":
+            raise InputError(f"{path}: pixels of type {source.dtype}; a label image holds whole numbers.")
+        if "C" in source.axes:
+            raise InputError(f"{path}: {source.shape} ({source.axes}) has channels; a label image has none.")
+        return LabelImage(source.read(Region.whole(source.shape)), source.voxel_size_um)
+
+
+def class_ids(truth: Labels, values: Sequence[int]) -> tuple[Labels, int]:
+    """Class ids of a map drawn in grey values, and how many voxels had another value and went to the nearest."""
+    if not values:
+        return truth, 0
+    order = np.argsort(values)
+    known = np.asarray(values, np.int64)[order]
+    middles = (known[1:] + known[:-1]) / 2
+    ids = order[np.searchsorted(middles, truth)].astype(np.uint8)
+    return ids, int((~np.isin(truth, known)).sum())
+
+
+def _semantic(pair: Pair, truth: Labels, predicted: Labels) -> Scores:
+    try:
+        return evaluate_semantic(truth, predicted)
+    except ValueError as error:
+        raise InputError(
+            f"{pair.name}: {error} If the truth is drawn in grey values, name them in order with --truth-values."
+        ) from error
+
+
+def _borders(truth: LabelImage, predicted: LabelImage, tolerance_px: float) -> BorderScores:
+    return BorderScores(
+        evaluate_boundaries(
+            boundaries_of(truth.labels),
+            boundaries_of(predicted.labels),
+            tolerance_px,
+            _spatial(truth) or _spatial(predicted),
+        ),
+        evaluate_partition(truth.labels, predicted.labels),
+    )
+
+
+def _spatial(image: LabelImage) -> tuple[float, ...] | None:
+    """The voxel size where every axis of the image has one."""
+    size = image.voxel_size_um
+    return size if size is not None and len(size) == image.labels.ndim else None
+
+
+def _score_tables(pairs: Sequence[Pair]) -> dict[str, ScoreOf]:
+    """Confidence by label of every prediction, if each has a table with scores beside it; otherwise nothing."""
+    tables = {pair.name: _score_table(pair.predicted) for pair in pairs}
+    complete = {name: table for name, table in tables.items() if table is not None}
+    return complete if len(complete) == len(pairs) else {}
+
+
+def _score_table(predicted: Path) -> ScoreOf | None:
+    stem, found, _ = predicted.name.partition(".labels.")
+    table = predicted.with_name(f"{stem}.objects.csv")
+    if not found or not table.is_file():
+        return None
+    columns = read_table(table)
+    scores = columns.get("score")
+    if "label" not in columns or scores is None or (scores.size and scores.dtype.kind not in "if"):
+        return None  # not every decoder gives scores: the column is absent or empty
+    return dict(zip(columns["label"].tolist(), scores.tolist(), strict=True))
+
+
+def _report(pairing: Pairing, task: str, scores: Sequence[Scores], notes: tuple[str, ...]) -> Report:
+    by_group: dict[str, list[Scores]] = {}
+    for pair, score in zip(pairing.pairs, scores, strict=True):
+        by_group.setdefault(pair.group, []).append(score)
+    return Report(
+        task=task,
+        headline=HEADLINES[task],
+        files=tuple(
+            FileScores(pair.name, pair.group, score.row(), {"predicted": str(pair.predicted), "truth": str(pair.truth)})
+            for pair, score in zip(pairing.pairs, scores, strict=True)
+        ),
+        total=summarise(scores),
+        groups={group: summarise(members) for group, members in sorted(by_group.items())} if any(by_group) else {},
+        notes=notes,
+    )
+
+
+def _notes(pairing: Pairing, task: str, tolerance_px: float, remapped: int) -> tuple[str, ...]:
+    notes = []
+    if pairing.unused:
+        notes.append(f"{pairing.unused} predictions without a truth were not evaluated.")
+    if task == "boundary":
+        notes.append(
+            f"A boundary counts as found within {tolerance_px:g} px; VOI and Rand error leave out true background."
+        )
+    if remapped:
+        notes.append(f"{remapped} voxels of the truth had a grey value that is no class and went to the nearest class.")
+    return tuple(notes)
+
+
+def _refuse_other_shape(pair: Pair, truth: Labels, predicted: Labels) -> None:
+    if truth.shape != predicted.shape:
+        raise InputError(
+            f"{pair.predicted} has the shape {predicted.shape} but {pair.truth} has {truth.shape}; "
+            "expected the same. Predict the picture that was annotated."
+        )

@@ -1,0 +1,100 @@
+"""What an evaluation found, as data: scores by file, by group and in total; and how it is written as CSV and JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isnan, nan
+from pathlib import Path
+from typing import Any
+
+from cellengine.errors import ResourceError
+from cellengine.io import write_table
+from cellengine.metrics import Scores, mean_over_pictures, pool
+
+Entries = Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class FileScores:
+    """The scores of one picture."""
+
+    name: str
+    group: str
+    entries: Entries
+    facts: Mapping[str, str]
+    """further columns of the CSV: where prediction and truth lie, what a classifier said"""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The scores of several pictures."""
+
+    files: int
+    mean: Entries
+    """mean over pictures; empty where single pictures have no scores of their own"""
+    pooled: Entries
+    """all objects or voxels together"""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything that is printed and written."""
+
+    task: str
+    headline: tuple[str, ...]
+    """names of the entries that the printed table shows"""
+    files: tuple[FileScores, ...]
+    total: Summary
+    groups: Mapping[str, Summary]
+    """by value of the grouping column, in order of their names; empty when not grouped"""
+    notes: tuple[str, ...]
+    """what a reader of the numbers must know"""
+
+
+def summarise(scores: Sequence[Scores]) -> Summary:
+    """Mean over pictures and pooled scores; at least one picture."""
+    return Summary(len(scores), mean_over_pictures(scores), pool(scores).row())
+
+
+def write_csv(report: Report, path: Path) -> None:
+    """One row a file; entries that are not defined are nan."""
+    entry_names = dict.fromkeys(name for file in report.files for name in file.entries)
+    fact_names = dict.fromkeys(name for file in report.files for name in file.facts)
+    columns: dict[str, list[Any]] = {
+        "file": [file.name for file in report.files],
+        "group": [file.group for file in report.files],
+    }
+    columns |= {name: [file.entries.get(name, nan) for file in report.files] for name in entry_names}
+    columns |= {name: [file.facts.get(name, "") for file in report.files] for name in fact_names}
+    write_table(path, columns)
+
+
+def write_json(report: Report, path: Path) -> None:
+    """Totals and groups; entries that are not defined are null."""
+    content = {
+        "task": report.task,
+        "total": _plain_summary(report.total),
+        "groups": {name: _plain_summary(summary) for name, summary in report.groups.items()},
+        "notes": list(report.notes),
+    }
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file that has its name only when it is complete. Raises ResourceError when that is not possible."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise ResourceError(f"{path} cannot be written: {error.strerror or error}.") from error
+
+
+def _plain_summary(summary: Summary) -> dict[str, object]:
+    plain: dict[str, object] = {"files": summary.files}
+    for name, entries in (("mean_over_pictures", summary.mean), ("pooled", summary.pooled)):
+        if entries:
+            plain[name] = {key: None if isnan(value) else value for key, value in entries.items()}
+    return plain
