@@ -7,12 +7,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Protocol, Self, runtime_checkable
+from typing import ClassVar, Protocol, Self, runtime_checkable
 from xml.etree.ElementTree import ParseError
 
 import numpy as np
 
-from cellengine.errors import InputError
+from cellengine.errors import CellengineError, InputError
 from cellengine.geometry import Region
 from cellengine.io.axes import Array, Layout
 
@@ -90,6 +90,9 @@ class ImageSource(Protocol):
 class BaseSource(ABC):
     """The part of a source that does not depend on the format: axes, checks, errors."""
 
+    _errors: ClassVar[tuple[type[Exception], ...]] = DECODE_ERRORS
+    """what reading may raise on a damaged file"""
+
     def __init__(
         self,
         name: str,
@@ -121,7 +124,7 @@ class BaseSource(ABC):
             raise ValueError(f"{self.name} is closed.")
         if len(region.start) != len(self.shape) or not Region.whole(self.shape).contains(region):
             raise ValueError(f"{region} is not inside an image of shape {self.shape} ({self.axes}).")
-        with decoding(self.name):
+        with decoding(self.name, self._errors):
             block = self._load(self.layout.stored(region))
         if block.dtype != self.dtype:
             block = block.astype(self.dtype)
@@ -158,11 +161,13 @@ def pixel_dtype(name: str, dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
 
 
 @contextmanager
-def decoding(name: str) -> Iterator[None]:
+def decoding(name: str, errors: tuple[type[Exception], ...] = DECODE_ERRORS) -> Iterator[None]:
     """Turn what a decoder raises on a damaged file into a one-line InputError that names the file."""
     try:
         yield
-    except DECODE_ERRORS as error:
+    except CellengineError:
+        raise
+    except errors as error:
         detail = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise InputError(
             f"{name}: cannot be read ({detail}); the file is damaged, incomplete or of an unsupported kind."
