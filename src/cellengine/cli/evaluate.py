@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
@@ -60,7 +61,7 @@ def command(
     prediction; predictions without a truth are not evaluated.
     """
     _refuse_strange_options(task, tolerance, truth_values, images, output)
-    conditions = dict(_condition(text) for text in where)
+    conditions = _conditions(where)
     if task == "classes":
         answers, report = evaluate_answers(predicted, truth, conditions, by)
         _print(report)
@@ -89,11 +90,16 @@ def _refuse_strange_options(
         raise UsageError(f"{output} is a file; expected a folder for the results.")
 
 
-def _condition(text: str) -> tuple[str, str]:
-    column, found, value = text.partition("=")
-    if not found or not column:
-        raise UsageError(f"--where {text!r}: expected COLUMN=VALUE, e.g. split=val.")
-    return column, value
+def _conditions(texts: tuple[str, ...]) -> dict[str, str]:
+    conditions: dict[str, str] = {}
+    for text in texts:
+        column, found, value = text.partition("=")
+        if not found or not column:
+            raise UsageError(f"--where {text!r}: expected COLUMN=VALUE, e.g. split=val.")
+        if column in conditions:
+            raise UsageError(f"--where {column} is given twice; expected one value a column.")
+        conditions[column] = value
+    return conditions
 
 
 def _tolerance(given: float | None) -> float:
@@ -138,7 +144,7 @@ def _print(report: Report) -> None:
 
 
 def _add_row(table: Table, report: Report, name: str, files: int, entries: Entries) -> None:
-    table.add_row(name, str(files), *(_number(entries.get(entry)) for entry in report.headline))
+    table.add_row(escape(name), str(files), *(_number(entries.get(entry)) for entry in report.headline))
 
 
 def _number(value: float | None) -> str:

@@ -150,7 +150,7 @@ def _report(answers: Answers, unused: int) -> Report:
         files=tuple(_file_scores(answers, item) for item in answers.items),
         total=_summary(answers, answers.scores),
         groups={group: _summary(answers, scores) for group, scores in by_group.items()},
-        notes=(f"{unused} classified files without a truth were not evaluated.",) if unused else (),
+        notes=(f"{unused} classified file(s) without a truth were not evaluated.",) if unused else (),
     )
 
 

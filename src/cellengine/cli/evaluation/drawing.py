@@ -14,7 +14,7 @@ from cellengine.metrics import boundaries_of
 Labels = npt.NDArray[Any]
 Pixels = npt.NDArray[np.uint8]
 
-SIDE_PX = 480
+SIDE_PX = 512
 """longest side of a drawing; larger pictures are thinned out, smaller ones enlarged by a whole factor"""
 
 GREEN, RED, YELLOW = (40, 220, 90), (255, 60, 60), (255, 220, 60)

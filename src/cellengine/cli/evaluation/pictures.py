@@ -31,7 +31,8 @@ ScoreOf = dict[int, float]
 
 HEADLINES = {
     "instances": (
-        "n_true", "n_predicted", "count_error", "ap0.5", "ap0.75", "mean_ap", "precision", "recall", "f1", "pq", "seg",
+        "n_true", "n_predicted", "count_error", "wrong_cells",
+        "ap0.5", "ap0.75", "mean_ap", "precision", "recall", "f1", "pq", "seg",
     ),
     "semantic": ("mean_dice", "mean_iou", "frequency_weighted_iou", "pixel_accuracy", "mean_accuracy"),
     "boundary": (
@@ -42,6 +43,10 @@ HEADLINES = {
 
 RANKING = {"instances": "mean_ap", "semantic": "mean_dice", "boundary": "boundary_f1"}
 """the entry by task for which a low value makes a bad picture"""
+
+
+MOST_CLASSES = 64
+"""a class map with greater values is drawn in grey values or is one of instances"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +132,13 @@ def class_ids(truth: Labels, values: Sequence[int]) -> tuple[Labels, int]:
 
 
 def _semantic(pair: Pair, truth: Labels, predicted: Labels) -> Scores:
-    try:
-        return evaluate_semantic(truth, predicted)
-    except ValueError as error:
+    highest = max(int(truth.max()), int(predicted.max()))
+    if highest >= MOST_CLASSES:
         raise InputError(
-            f"{pair.name}: {error} If the truth is drawn in grey values, name them in order with --truth-values."
-        ) from error
+            f"{pair.name}: values up to {highest} in a map of classes; expected class ids below {MOST_CLASSES}. "
+            "If the truth is drawn in grey values, name them in order of the classes with --truth-values."
+        )
+    return evaluate_semantic(truth, predicted)
 
 
 def _borders(truth: LabelImage, predicted: LabelImage, tolerance_px: float) -> BorderScores:
@@ -192,7 +198,7 @@ def _report(pairing: Pairing, task: str, scores: Sequence[Scores], notes: tuple[
 def _notes(pairing: Pairing, task: str, tolerance_px: float, remapped: int) -> tuple[str, ...]:
     notes = []
     if pairing.unused:
-        notes.append(f"{pairing.unused} predictions without a truth were not evaluated.")
+        notes.append(f"{pairing.unused} prediction(s) without a truth were not evaluated.")
     if task == "boundary":
         notes.append(
             f"A boundary counts as found within {tolerance_px:g} px; VOI and Rand error leave out true background."

@@ -89,6 +89,7 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)
     except OSError as error:
+        partial.unlink(missing_ok=True)
         raise ResourceError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
