@@ -142,6 +142,13 @@ def test_scores_of_objects_give_the_average_precision_of_the_ranking(folders: Pa
     assert "voc_ap0.5" not in read_json(folders / "report" / "evaluation.json")["total"]["pooled"]
 
 
+def test_table_of_another_run_beside_the_labels(folders: Path) -> None:
+    for name in ("a", "b", "deep/c"):
+        (folders / f"out/{name}.objects.csv").write_text("label,score\n1,0.5\n")
+    with pytest.raises(InputError, match="holds the label 2, which has no row"):
+        evaluate(folders / "out", folders / "truth")
+
+
 def test_semantic_maps_drawn_in_grey_values(folders: Path) -> None:
     classes = np.random.default_rng(0).integers(0, 3, (20, 30)).astype(np.uint8)
     grey = np.array([0, 128, 255], np.uint8)[classes]

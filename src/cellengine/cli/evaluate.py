@@ -123,7 +123,7 @@ def _tracked(pairs: Iterable[Pair]) -> Iterable[Pair]:
 
 
 def _print(report: Report) -> None:
-    table = Table(title=f"{report.task}, {report.total.files} files", title_justify="left")
+    table = Table(title=f"{report.task}, {report.total.files} file(s)", title_justify="left")
     table.add_column("")
     table.add_column("files", justify="right")
     for name in report.headline:

@@ -65,7 +65,7 @@ def page(report: Report, figures: Sequence[Figure], extra: str = "") -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>Evaluation: {escape(report.task)}</title><style>{STYLE}</style></head><body>"
-        f"<h1>Evaluation: {escape(report.task)}, {report.total.files} files</h1>{notes}"
+        f"<h1>Evaluation: {escape(report.task)}, {report.total.files} file(s)</h1>{notes}"
         f"<h2>Scores</h2>{_summary_table(report)}{extra}"
         f"{pictures if figures else ''}<h2>Files</h2>{_file_table(report)}</body></html>\n"
     )

@@ -100,7 +100,7 @@ def evaluate_pictures(
         truth, predicted = read_labels(pair.truth, axes, pair.dataset), read_labels(pair.predicted)
         _refuse_other_shape(pair, truth.labels, predicted.labels)
         if task == "instances":
-            scores.append(evaluate_instances(truth.labels, predicted.labels, score_of=score_tables.get(pair.name)))
+            scores.append(_instances(pair, truth.labels, predicted.labels, score_tables.get(pair.name)))
         elif task == "semantic":
             classes, strays = class_ids(truth.labels, truth_values)
             remapped += strays
@@ -129,6 +129,16 @@ def class_ids(truth: Labels, values: Sequence[int]) -> tuple[Labels, int]:
     middles = (known[1:] + known[:-1]) / 2
     ids = order[np.searchsorted(middles, truth)].astype(np.uint8)
     return ids, int((~np.isin(truth, known)).sum())
+
+
+def _instances(pair: Pair, truth: Labels, predicted: Labels, score_of: ScoreOf | None) -> Scores:
+    try:
+        return evaluate_instances(truth, predicted, score_of=score_of)
+    except KeyError as error:
+        raise InputError(
+            f"{pair.predicted} holds the label {error}, which has no row in the table of objects beside it; "
+            "expected files of one run. Repeat `cellengine infer`, or remove the table."
+        ) from error
 
 
 def _semantic(pair: Pair, truth: Labels, predicted: Labels) -> Scores:
