@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
+from onnx import helper
 
 from cellengine.engine.golden import golden_input, golden_tile, make_golden
 from cellengine.engine.model_file import GOLDEN_KEY
-from cellengine.spec import METADATA_KEY, DistanceWatershed, ModelSpec, Normalize, Output, Parity
+from cellengine.spec import INPUT_NAME, METADATA_KEY, DistanceWatershed, ModelSpec, Normalize, Output, Parity
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,32 @@ def small_spec(**changes: Any) -> ModelSpec:
 
 def write_metadata(path: Path, entries: dict[str, str]) -> None:
     proto = onnx.load(path)
-    onnx.helper.set_model_props(proto, {**{e.key: e.value for e in proto.metadata_props}, **entries})
+    helper.set_model_props(proto, {**{e.key: e.value for e in proto.metadata_props}, **entries})
     onnx.save(proto, path)
+
+
+def write_tiny_model(path: Path, spec: ModelSpec | None = None, **entries: str) -> Path:
+    """A valid model without torch: one convolution and a sigmoid per output of `spec`. `entries`: more metadata."""
+    spec = spec or small_spec()
+    rng = np.random.default_rng(0)
+    sides = [f"side{i}" for i in range(len(spec.axes))]
+    channels, kernel = len(spec.channels), (3,) * len(spec.axes)
+    nodes, weights, outputs = [], [], []
+    for output in spec.outputs:
+        weight = rng.normal(0, 0.5, (output.channels, channels, *kernel)).astype(np.float32)
+        weights.append(onnx.numpy_helper.from_array(weight, f"{output.name}.weight"))
+        conv = f"{output.name}.conv"
+        pads = [1] * (2 * len(sides))
+        nodes.append(helper.make_node("Conv", [INPUT_NAME, f"{output.name}.weight"], [conv], pads=pads))
+        nodes.append(helper.make_node("Sigmoid", [conv], [output.name]))
+        shape = ["batch", output.channels, *sides]
+        outputs.append(helper.make_tensor_value_info(output.name, onnx.TensorProto.FLOAT, shape))
+    image = helper.make_tensor_value_info(INPUT_NAME, onnx.TensorProto.FLOAT, ["batch", channels, *sides])
+    graph = helper.make_graph(nodes, "tiny", [image], outputs, weights)
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    helper.set_model_props(proto, {METADATA_KEY: spec.to_json(), **entries})
+    onnx.save(proto, path)
+    return path
 
 
 def build_small_model(folder: Path, dims: int) -> SmallModel:
@@ -86,6 +113,16 @@ def build_small_model(folder: Path, dims: int) -> SmallModel:
         golden = make_golden(session.run(golden_input(3, tile)), 3, tile)
     write_metadata(path, {METADATA_KEY: spec.to_json(), GOLDEN_KEY: golden.to_json()})
     return SmallModel(module, spec, path)
+
+
+@pytest.fixture(name="write_tiny_model")
+def write_tiny_model_fixture() -> Callable[..., Path]:
+    return write_tiny_model
+
+
+@pytest.fixture(name="small_spec")
+def small_spec_fixture() -> Callable[..., ModelSpec]:
+    return small_spec
 
 
 @pytest.fixture(scope="session")

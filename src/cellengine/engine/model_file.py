@@ -63,7 +63,7 @@ def resolve_model(model: str | Path) -> Path:
         return path
     if path.is_dir():
         raise UsageError(f"The model {path} is a folder; expected an .onnx file or one of the names: {_names(known)}.")
-    if path.suffix or len(path.parts) > 1:
+    if isinstance(model, Path) or path.suffix or "/" in model or "\\" in model:
         raise UsageError(f"The model {path} does not exist; give an .onnx file or one of the names: {_names(known)}.")
     raise ModelError(f"Unknown model {model}; the bundled models are: {_names(known)}. A file ends in .onnx.")
 
@@ -145,8 +145,8 @@ def _check_graph(proto: onnx.ModelProto, content: bytes, path: Path) -> None:
                 f"{path}: unknown operator {node.domain}::{node.op_type}; export it with cellengine export."
             )
     try:
-        onnx.checker.check_model(content)
-    except onnx.checker.ValidationError as error:
+        onnx.checker.check_model(content, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(f"{path}: not a valid ONNX graph ({reason}); export the model again.") from error
 

@@ -15,10 +15,14 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cellengine.errors import InputError
+from cellengine.errors import InputError, ModelError, ResourceError
 from cellengine.spec import ModelSpec
 
 Outputs = dict[str, NDArray[np.float32]]
+
+
+class OutOfMemory(ResourceError):
+    """A batch does not fit into the memory of the device: a smaller one may."""
 
 
 class Session(Protocol):
@@ -41,7 +45,8 @@ class Session(Protocol):
         float32 array per output of the spec, by its name: (N, c, *tile) for maps, (N, c) for classes. The arrays
         belong to the caller. Safe from any number of threads. The same batch gives the same bits.
 
-        Raises InputError for a batch of another shape, ValueError after `close`.
+        Raises InputError for a batch of another shape, OutOfMemory when it does not fit into the device, ModelError
+        when the graph fails on it, ValueError after `close`.
         """
         ...
 
@@ -83,6 +88,21 @@ def check_batch(batch: NDArray[np.float32], spec: ModelSpec) -> NDArray[np.float
             f"and {spec.name} takes sides that are multiples of {spec.divisor}."
         )
     return np.ascontiguousarray(batch)
+
+
+_MEMORY_SIGNS = ("alloc", "out of memory", "not enough memory", "insufficient memory")
+"""in the messages with which runtimes report exhausted memory: bad_alloc, Failed to allocate, ALLOC_FAILED, ..."""
+
+
+def run_error(error: Exception, session: Session, shape: tuple[int, ...]) -> OutOfMemory | ModelError:
+    """The error to raise when a runtime failed on a batch of `shape`; only what says so counts as lack of memory."""
+    reason = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
+    if isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in _MEMORY_SIGNS):
+        return OutOfMemory(
+            f"A batch of {shape} does not fit into the memory of {session.device} ({session.backend}: {reason}): "
+            "take a smaller --batch or --tile."
+        )
+    return ModelError(f"{session.spec.name} fails on a batch of {shape} in {session.backend} ({reason}).")
 
 
 class Gate:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cellengine.engine.backends.hardware import cpu_count, cuda_devices
 from cellengine.engine.model_file import ModelFile
-from cellengine.engine.session import Gate, Outputs, check_batch
+from cellengine.engine.session import Gate, Outputs, check_batch, run_error
 from cellengine.errors import DeviceError, ModelError, missing_package
 from cellengine.spec import INPUT_NAME
 
@@ -52,11 +52,13 @@ class OnnxRuntime:
         if device not in self.devices():
             return f"onnxruntime runs on {', '.join(self.devices())} here"
         if precision not in self.precisions(device):
-            return f"onnxruntime computes in {', '.join(self.precisions(device))} on {device}; for bf16 take openvino"
+            return f"onnxruntime computes in {', '.join(self.precisions(device))} on {device}, not in {precision}"
         return ""
 
     def open(self, model: ModelFile, device: str, precision: str, threads: int | None) -> OnnxRuntimeSession:
-        """A session; see `OnnxRuntimeSession`."""
+        """A session; see `OnnxRuntimeSession`. Raises DeviceError for what `why_not` refuses."""
+        if problem := self.why_not(device, precision):
+            raise DeviceError(f"{model.spec.name} cannot run as asked: {problem}.")
         return OnnxRuntimeSession(model, device, precision, threads)
 
 
@@ -80,7 +82,7 @@ class OnnxRuntimeSession:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # errors are raised; printed as well they would be said twice
         providers = _providers(device)
         try:
             session = onnxruntime.InferenceSession(model.content, options, providers=providers)
@@ -99,7 +101,10 @@ class OnnxRuntimeSession:
         """See `Session.run`."""
         batch = check_batch(batch, self.spec)
         with self._gate.enter():
-            values = self._session.run(self._names, {INPUT_NAME: batch})
+            try:
+                values = self._session.run(self._names, {INPUT_NAME: batch})
+            except Exception as error:
+                raise run_error(error, self, batch.shape) from error
         return {name: np.asarray(value, dtype=np.float32) for name, value in zip(self._names, values, strict=True)}
 
     def describe(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cellengine.engine.backends.hardware import cpu_count, cpu_name
 from cellengine.engine.model_file import ModelFile
-from cellengine.engine.session import Gate, Outputs, check_batch
+from cellengine.engine.session import Gate, Outputs, check_batch, run_error
 from cellengine.errors import DeviceError, ModelError, missing_package
 
 try:
@@ -57,11 +57,13 @@ class OpenVino:
         if precision == "bf16" and "bf16" not in self.precisions(device):
             return f"the processor {cpu_name()} has no bf16 instructions (AVX512_BF16 or AMX); take --precision fp32"
         if precision not in self.precisions(device):
-            return f"openvino computes in {', '.join(self.precisions(device))} on {device}"
+            return f"openvino computes in {', '.join(self.precisions(device))} on {device}, not in {precision}"
         return ""
 
     def open(self, model: ModelFile, device: str, precision: str, threads: int | None) -> OpenVinoSession:
-        """A session; see `OpenVinoSession`."""
+        """A session; see `OpenVinoSession`. Raises DeviceError for what `why_not` refuses."""
+        if problem := self.why_not(device, precision):
+            raise DeviceError(f"{model.spec.name} cannot run as asked: {problem}.")
         return OpenVinoSession(self._core, model, device, precision, threads)
 
 
@@ -110,17 +112,21 @@ class OpenVinoSession:
         self._gate = Gate(self.concurrency)
         self._compiling = threading.Lock()
         self._compiled: OrderedDict[tuple[int, ...], _Compiled] = OrderedDict()
-        self._where = str(model.path)
         try:
             self._model: Any = core.read_model(model.content)
         except RuntimeError as error:
-            raise ModelError(f"{model.path}: OpenVINO cannot load it ({_reason(error)}).") from error
+            raise ModelError(
+                f"{model.path}: OpenVINO cannot load it ({str(error).strip().splitlines()[-1]})."
+            ) from error
 
     def run(self, batch: NDArray[np.float32]) -> Outputs:
         """See `Session.run`."""
         batch = check_batch(batch, self.spec)
         with self._gate.enter():
-            return self._for_shape(batch.shape).run(batch)
+            try:
+                return self._for_shape(batch.shape).run(batch)
+            except (RuntimeError, MemoryError) as error:
+                raise run_error(error, self, batch.shape) from error
 
     def describe(self) -> dict[str, Any]:
         """See `Session.describe`."""
@@ -158,12 +164,9 @@ class OpenVinoSession:
             "INFERENCE_NUM_THREADS": self._threads,
             "ENABLE_CPU_PINNING": False,
         }
-        try:
-            model = self._model.clone()
-            model.reshape(list(shape))
-            compiled = self._core.compile_model(model, "CPU", settings)
-        except RuntimeError as error:
-            raise ModelError(f"{self._where}: OpenVINO cannot run it on {shape} ({_reason(error)}).") from error
+        model = self._model.clone()
+        model.reshape(list(shape))
+        compiled = self._core.compile_model(model, "CPU", settings)
         found = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         if found != HINTS[self.precision]:
             raise DeviceError(
@@ -178,10 +181,3 @@ class OpenVinoSession:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _reason(error: Exception) -> str:
-    """The telling line of OpenVINO's many: the last that is not a place in its source."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if not line.startswith(("Exception from", "Check "))]
-    return (telling or lines or [type(error).__name__])[-1]
