@@ -1,0 +1,59 @@
+"""`cellengine demo`: the main job on a real picture and on a synthetic stack, in a minute, without any data of yours."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+import click
+import numpy as np
+import tifffile
+
+from cellengine.cli.progress import show_progress
+from cellengine.engine.batch import Device, infer_files
+from cellengine.engine.options import InferOptions
+
+
+@click.command()
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Folder for inputs and results.")
+def command(output: Path) -> None:
+    """Label nuclei in stained tissue (scikit-image's ihc.png) and in a synthetic 16-bit OME-TIFF stack."""
+    inputs = output / "inputs"
+    inputs.mkdir(parents=True, exist_ok=True)
+    tissue = inputs / "tissue.png"
+    tissue.write_bytes((resources.files("skimage") / "data" / "ihc.png").read_bytes())
+    stack = inputs / "stack.ome.tif"
+    write_stack(stack)
+    results = output / "results"
+    command_line = f"cellengine infer {tissue} {stack} -m nuclei -o {results}"
+    click.echo(f"$ {command_line}")
+    with show_progress() as progress:
+        files = [str(tissue), str(stack)]
+        summary = infer_files(files, "nuclei", results, InferOptions(), Device(), restart=True, progress=progress)
+    for name, record in summary.records.items():
+        click.echo(f"{name}: {record['objects']} nuclei in {record['seconds']['total']:.1f} s")
+    click.echo(f"Look at {results / 'tissue.overlay.png'} and {results / 'stack.overlay.png'};")
+    click.echo(f"labels: {results / 'tissue.labels.tif'} (Fiji, napari), measurements: {results / 'tissue.objects.csv'}.")
+
+
+def write_stack(path: Path, planes: int = 3, side: int = 512, nuclei: int = 120) -> None:
+    """A synthetic 16-bit OME-TIFF, axes ZYX: round nuclei of 7 to 16 px radius on a noisy background.
+
+    Made by a seeded generator, in a few planes that differ, with a voxel size of 2 x 0.5 x 0.5 um.
+    """
+    random = np.random.default_rng(7)
+    y, x = np.mgrid[:side, :side].astype(np.float32)
+    stack = np.empty((planes, side, side), np.uint16)
+    for plane in stack:
+        signal = np.full((side, side), 180.0, np.float32)
+        for _ in range(nuclei):
+            cy, cx, radius = random.uniform(0, side, 2).tolist() + [random.uniform(7, 16)]
+            top, left = max(0, int(cy - 20)), max(0, int(cx - 20))
+            box = (slice(top, int(cy + 21)), slice(left, int(cx + 21)))
+            distance = np.hypot(y[box] - cy, x[box] - cx)
+            nucleus = random.uniform(600, 2400) / (1 + np.exp((distance - radius) / 1.2))
+            signal[box] = np.maximum(signal[box], 180 + nucleus)
+        plane[:] = random.poisson(signal).clip(0, 65535)
+    size = {"PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5, "PhysicalSizeZ": 2.0}
+    units = {f"PhysicalSize{axis}Unit": "µm" for axis in "XYZ"}
+    tifffile.imwrite(path, stack, ome=True, metadata={"axes": "ZYX", **size, **units}, compression="zlib")

@@ -1,0 +1,172 @@
+"""`infer`, the whole story of one source: pictures, scale, tiles, scores, labels, measurements."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from cellengine.engine.flow import Stop
+from cellengine.engine.label import label
+from cellengine.engine.options import InferOptions
+from cellengine.engine.plan import Plan, plan_picture
+from cellengine.engine.predict import Scores, predict
+from cellengine.engine.scale import Intensities, measure_scene
+from cellengine.engine.scene import Scene, scenes
+from cellengine.engine.session import Session
+from cellengine.engine.table import Table, join_tables, measure_objects
+from cellengine.errors import InputError
+from cellengine.io import ImageSource, MemorySource
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What `infer` found in one source."""
+
+    labels: Array
+    """uint32; the axes of the source without C (and T where one time point was chosen). 0 is background, objects are numbered through the whole source"""
+    axes: str
+    """axes of `labels`"""
+    objects: Table
+    """one row an object: column name -> values"""
+    run: dict[str, Any]
+    """plain data: shapes, counts, seconds per stage, warnings"""
+    shown: tuple[Scene, Array]
+    """the middle picture and its labels: what an overlay shows"""
+
+
+@dataclass(slots=True)
+class Clock:
+    """Seconds by stage. Stages overlap, so their sum may exceed the wall time."""
+
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] += time.perf_counter() - begun
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Who is told how far a run is."""
+
+    begin: Callable[[str, int], None] = lambda name, tiles: None
+    """a source begins: its name and number of tiles"""
+    advance: Callable[[int], None] = lambda tiles: None
+    """so many tiles more are done"""
+
+
+def infer_source(
+    source: ImageSource,
+    session: Session,
+    options: InferOptions,
+    stop: Stop | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Label and measure every picture in `source` with the model of `session`.
+
+    Labelling and measuring a picture overlap with the network's work on the next one. Raises InputError for what the
+    model cannot take, Interrupted when `stop` says so.
+    """
+    stop, progress, clock = stop or Stop(), progress or Progress(), Clock()
+    begun = time.perf_counter()
+    pictures = scenes(source, session.spec, options)
+    plans = [plan_picture(scene.shape, session.spec, options) for scene in pictures]
+    progress.begin(source.name, sum(len(plan.tiles) for plan in plans))
+    labels = np.zeros((len(pictures), *pictures[0].shape), np.uint32)
+    tables: list[Table] = []
+    unfit = 0
+
+    def finish(index: int, scores: Scores) -> None:
+        with clock("label"):
+            label(scores, session.spec.decoder, labels[index])
+        with clock("measure"):
+            tables.append(measure_objects(labels[index], pictures[index]))
+
+    with ThreadPoolExecutor(1, thread_name_prefix="finish") as pool:
+        pending: Future[None] | None = None
+        for index, (scene, plan) in enumerate(zip(pictures, plans, strict=True)):
+            with clock("scale"):
+                intensities = measure_scene(scene, session.spec.normalize)
+            if intensities.not_finite:
+                unfit += _check_finite(source, intensities, options)
+                scene = pictures[index] = replace(scene, fill=True)
+            with clock("network"):
+                scores = _predict(scene, session, plan, intensities, stop, progress)
+            if pending is not None:
+                pending.result()
+            pending = pool.submit(finish, index, scores)
+        if pending is not None:
+            pending.result()
+    objects = join_tables(tables)
+    number_through(labels, [len(t["label"]) for t in tables])
+    seconds = time.perf_counter() - begun
+    run = {
+        "shape": list(source.shape),
+        "axes": source.axes,
+        "dtype": str(source.dtype),
+        "voxel_size_um": source.voxel_size_um and list(source.voxel_size_um),
+        "pictures": len(pictures),
+        "tile": list(plans[0].tile),
+        "halo": list(plans[0].halo),
+        "tiles": sum(len(plan.tiles) for plan in plans),
+        "objects": len(objects["label"]),
+        "not_finite": unfit,
+        "seconds": {**{k: round(v, 4) for k, v in clock.seconds.items()}, "total": round(seconds, 4)},
+        "voxels_per_s": round(labels.size / seconds),
+    }
+    dropped = "C" if options.timepoint is None else "CT"
+    axes = "".join(a for a in source.axes if a not in dropped)
+    shape = tuple(n for a, n in zip(source.axes, source.shape, strict=True) if a in axes)
+    middle = len(pictures) // 2
+    return Result(labels.reshape(shape), axes, objects, run, (pictures[middle], labels[middle]))
+
+
+def infer_array(image: Array, session: Session, options: InferOptions | None = None) -> Result:
+    """Label one picture in memory, (C, *spatial), its channels in the model's order or just one."""
+    spec = session.spec
+    chosen = tuple(str(c) for c in range(len(image))) if len(image) > 1 else ()
+    options = replace(options or InferOptions(), channel=chosen)
+    return infer_source(MemorySource(image, "C" + spec.axes), session, options)
+
+
+def _predict(
+    scene: Scene, session: Session, plan: Plan, intensities: Intensities, stop: Stop, progress: Progress
+) -> Scores:
+    if intensities.constant:
+        # nothing to see: no network needs to be asked, whatever it was trained on
+        progress.advance(len(plan.tiles))
+        return {o.name: np.zeros((o.channels, *plan.shape), np.uint16) for o in session.spec.outputs}
+    return predict(scene, session, plan, intensities.scale, stop, progress.advance)
+
+
+def _check_finite(source: ImageSource, intensities: Intensities, options: InferOptions) -> int:
+    """Number of values that are no number; an error unless the user said what to do with them."""
+    if options.nan == "error":
+        raise InputError(
+            f"{source.name}: found {intensities.not_finite} values that are NaN or infinite, expected numbers; "
+            "mend the file, or take them as 0 with --nan zero."
+        )
+    return intensities.not_finite
+
+
+def number_through(labels: Array, counts: Sequence[int]) -> None:
+    """Shift the labels of each picture so that no two objects of a source share one."""
+    offset = 0
+    for picture, count in zip(labels, counts, strict=True):
+        if offset and count:
+            np.add(picture, np.uint32(offset), out=picture, where=picture > 0)
+        offset += count
+

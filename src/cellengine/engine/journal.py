@@ -1,0 +1,141 @@
+"""The record of a run in its output folder: who it is, what is finished. Crash-safe: a line counts once it is on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from cellengine.errors import LockedError, ResourceError, UsageError
+
+JOURNAL, LOCK, RUN = ".journal.jsonl", ".lock", "run.json"
+
+Plain = dict[str, Any]
+
+
+@contextmanager
+def hold_output(folder: Path) -> Iterator[None]:
+    """Create the output folder and hold it for this run; a lock left by a dead process is taken over.
+
+    Raises LockedError when another run is at work there, ResourceError when the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".probe.partial"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ResourceError(f"The output {folder} cannot be written ({error.strerror}): choose another -o.") from error
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise LockedError(f"Another run is writing to {folder}: wait for it, or choose another -o.") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class Journal:
+    """Finished files of one run. Lines of JSON, each flushed to disk; a last line cut by a crash is ignored."""
+
+    def __init__(self, folder: Path, identity: Plain, frozen: Plain, finished: dict[str, Plain], complete: bool) -> None:
+        self.folder = folder
+        self.identity = identity
+        self.frozen = frozen
+        """choices made by the first session of the run (backend, precision) that every later one keeps"""
+        self.finished = finished
+        """input -> its record"""
+        self.complete = complete
+        """whether the run has ended before: nothing is left to do"""
+
+    def add(self, name: str, record: Plain) -> None:
+        """Note that the input `name` is finished; its outputs are in place before this is called."""
+        self.finished[name] = record
+        self._append({"finished": name, "record": record})
+
+    def freeze(self, frozen: Plain) -> None:
+        """Fix the choices that a resumed run must repeat."""
+        self.frozen = frozen
+        self._append({"identity": self.identity, "frozen": frozen})
+
+    def close(self, run: Plain, *, complete: bool) -> None:
+        """Write run.json, which takes the place of the journal; unless failures remain for the same command to retry."""
+        write_json(self.folder / RUN, {**run, "complete": complete, "identity": self.identity})
+        if complete:
+            (self.folder / JOURNAL).unlink(missing_ok=True)
+
+    def _append(self, line: Plain) -> None:
+        path = self.folder / JOURNAL
+        # a crash may have left half a line without its end
+        torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
+        with path.open("a", encoding="utf-8") as file:
+            file.write(("\n" if torn else "") + json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def open_journal(folder: Path, identity: Plain, *, restart: bool) -> Journal:
+    """Go on with the run that `folder` holds, or begin one.
+
+    Raises UsageError when it holds a run of another identity, naming what differs; `restart` forgets that run.
+    """
+    identity = json.loads(json.dumps(identity))
+    if restart:
+        for name in (JOURNAL, RUN):
+            (folder / name).unlink(missing_ok=True)
+    if (folder / RUN).exists() and not (folder / JOURNAL).exists():
+        run = _read_json(folder / RUN)
+        _check_same(folder, run.get("identity", {}), identity)
+        return Journal(folder, identity, {}, run.get("files", {}), complete=True)
+    lines = list(_lines(folder / JOURNAL))
+    if not lines:
+        return Journal(folder, identity, {}, {}, complete=False)
+    _check_same(folder, lines[0].get("identity", {}), identity)
+    finished = {line["finished"]: line["record"] for line in lines if "finished" in line}
+    return Journal(folder, identity, lines[0].get("frozen", {}), finished, complete=False)
+
+
+def write_json(path: Path, value: Plain) -> None:
+    """Write JSON whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def _check_same(folder: Path, before: Plain, now: Plain) -> None:
+    differing = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
+    if differing:
+        parts = "; ".join(f"{k}: {_short(before.get(k))} then, {_short(now.get(k))} now" for k in differing)
+        raise UsageError(f"{folder} holds another run ({parts}): add --restart to replace it, or choose another -o.")
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _lines(path: Path) -> Iterator[Plain]:
+    if not path.exists():
+        return
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(line, dict):
+            yield line
+
+
+def _read_json(path: Path) -> Plain:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{path} is not a record of a run ({error}): add --restart, or choose another -o.") from error
+    return value if isinstance(value, dict) else {}

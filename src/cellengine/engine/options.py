@@ -1,0 +1,38 @@
+"""What the user may decide about a run; everything else follows from the file and the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class InferOptions:
+    """Settings of `infer`. Those of the first group change the result and belong to a run's identity."""
+
+    axes: str | None = None
+    """names of the file's axes where it gives none, in its order, e.g. "ZYX" """
+    channel: tuple[str, ...] = ()
+    """channels that feed the model, by number (from 0) or name"""
+    timepoint: int | None = None
+    """the one time point to label (from 0); None for all"""
+    tile: tuple[int, ...] | None = None
+    """tile shape in px per axis; None lets the plan choose"""
+    halo: int | Literal["auto", "exact"] = "auto"
+    """px read around each tile's core: the measured halo, the whole receptive field, or a number"""
+    nan: Literal["error", "zero"] = "error"
+    """what to do with NaN and infinite values"""
+    missing: Literal["warn", "error"] = "warn"
+    """what to do when stored chunks are absent"""
+
+    batch: int = 1
+    """tiles per call of the network"""
+    format: Literal["auto", "tif", "ome-zarr"] = "auto"
+    """how labels are written"""
+    on_error: Literal["skip", "stop"] = "skip"
+    """go on with the other files when one fails, or stop"""
+
+    def identity(self) -> dict[str, object]:
+        """The settings that decide the result."""
+        names = ("axes", "channel", "timepoint", "tile", "halo", "nan", "missing", "batch", "format")
+        return {name: getattr(self, name) for name in names}

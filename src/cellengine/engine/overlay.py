@@ -1,0 +1,88 @@
+"""The picture that is looked at first: the image with an outline around every object."""
+
+from __future__ import annotations
+
+import colorsys
+from math import ceil
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from cellengine.engine.scene import Scene
+from cellengine.geometry import Region
+
+Array = np.ndarray[Any, Any]
+
+LARGEST_PX, SMALLEST_PX = 2048, 768
+"""an overlay's longer side; small pictures are enlarged so that an outline does not cover what it surrounds"""
+
+
+def draw_overlay(scene: Scene, labels: Array) -> Array:
+    """RGB uint8 of one picture with its objects outlined; a volume shows its middle plane.
+
+    `labels` has the scene's spatial shape. Pictures above 2048 px are reduced by a whole factor, without reading or
+    copying more than the plane shown.
+    """
+    plane = [slice(n // 2, n // 2 + 1) for n in scene.shape[:-2]]
+    place = Region(tuple(s.start for s in plane) + (0, 0), tuple(s.stop for s in plane) + scene.shape[-2:])
+    image = scene.read_all_channels(place)
+    image = image.reshape(image.shape[0], *scene.shape[-2:])
+    flat = labels[place.slices].reshape(scene.shape[-2:])
+    longest = max(flat.shape)
+    if longest > LARGEST_PX:
+        step = ceil(longest / LARGEST_PX)
+        image, flat = image[:, ::step, ::step], flat[::step, ::step]
+    elif longest < SMALLEST_PX:
+        times = SMALLEST_PX // longest
+        image, flat = (np.repeat(np.repeat(a, times, -1), times, -2) for a in (image, flat))
+    base = _to_rgb(image, scene.source.is_rgb)
+    _draw_outlines(base, np.ascontiguousarray(flat), PALETTE)
+    return base
+
+
+def _to_rgb(image: Array, is_rgb: bool) -> Array:
+    """Stretch between the percentiles 0.5 and 99.8; several channels that are no colours are shown as the first three."""
+    if is_rgb and image.dtype == np.uint8:
+        return np.ascontiguousarray(np.moveaxis(image[:3], 0, -1))
+    rgb = np.zeros((*image.shape[1:], 3), np.uint8)
+    for i, channel in enumerate(image[:3]):
+        sample = channel[:: max(1, channel.shape[0] // 512), :: max(1, channel.shape[1] // 512)]
+        finite = sample[np.isfinite(sample)]
+        low, high = np.percentile(finite, (0.5, 99.8)) if finite.size else (0.0, 1.0)
+        scale = np.float32(255 / (high - low) if high > low else 0.0)
+        shown = np.clip((channel.astype(np.float32) - np.float32(low)) * scale, 0, 255)
+        rgb[..., i] = np.nan_to_num(shown).astype(np.uint8)
+    if len(image) == 1:
+        rgb[..., 1] = rgb[..., 2] = rgb[..., 0]
+    return rgb
+
+
+@njit(nogil=True, cache=True)
+def _draw_outlines(rgb: Array, labels: Array, palette: Array) -> None:
+    """Colour every object's own border pixels; neighbouring labels get different colours."""
+    height, width = labels.shape
+    for y in range(height):
+        for x in range(width):
+            label = labels[y, x]
+            if label == 0:
+                continue
+            edge = (
+                (y > 0 and labels[y - 1, x] != label)
+                or (x > 0 and labels[y, x - 1] != label)
+                or (y + 1 < height and labels[y + 1, x] != label)
+                or (x + 1 < width and labels[y, x + 1] != label)
+            )
+            if edge:
+                colour = palette[label % len(palette)]
+                for c in range(3):
+                    rgb[y, x, c] = colour[c]
+
+
+def _palette(count: int) -> Array:
+    """Bright, saturated colours; the golden ratio keeps numbers that follow each other far apart in hue."""
+    hues = (np.arange(count) * 0.618034) % 1.0
+    return np.array([[round(255 * v) for v in colorsys.hsv_to_rgb(h, 0.85, 1.0)] for h in hues], np.uint8)
+
+
+PALETTE = _palette(61)

@@ -1,0 +1,90 @@
+"""A torch network to ONNX bytes with its spec and golden test in the metadata. Nothing is written here."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+
+import onnx
+import torch
+from torch import nn
+
+from cellengine.engine.golden import Golden
+from cellengine.engine.model_file import GOLDEN_KEY
+from cellengine.errors import ModelError
+from cellengine.spec import INPUT_NAME, METADATA_KEY, ModelSpec
+
+OPSET = 20
+
+
+class _Ordered(nn.Module):
+    """The network with its outputs as a tuple in the spec's order: the exporter names tuples, not dictionaries."""
+
+    def __init__(self, module: nn.Module, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.module, self.names = module, names
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        outputs = self.module(image)
+        return tuple(outputs[name] for name in self.names)
+
+
+def to_onnx(module: nn.Module, spec: ModelSpec) -> onnx.ModelProto:
+    """The fp32 graph of `module`, which must be in evaluation mode; batch and sides stay dynamic.
+
+    Raises ModelError when the exporter's graph does not pass ONNX's own check.
+    """
+    names = tuple(output.name for output in spec.outputs)
+    example = torch.zeros(1, len(spec.channels), *(2 * d for d in spec.divisor))
+    sides = {2 + i: f"side_{axis.lower()}" for i, axis in enumerate(spec.axes)}
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.getLogger("onnxscript").setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            _Ordered(module, names).eval(),
+            (example,),
+            input_names=[INPUT_NAME],
+            output_names=list(names),
+            dynamic_shapes=({0: "batch", **sides},),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    if program is None:
+        raise ModelError("The exporter gave no graph.")
+    program.save(buffer)
+    proto = onnx.load_model_from_string(buffer.getvalue())
+    _name_sides(proto, sides)
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except onnx.checker.ValidationError as error:
+        raise ModelError(f"The exported graph is not valid ONNX: {str(error).splitlines()[0]}") from error
+    return proto
+
+
+def with_metadata(proto: onnx.ModelProto, spec: ModelSpec, golden: Golden) -> bytes:
+    """The bytes of a model file: the graph with spec and golden test in its metadata; the exporter's traces are dropped."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    for node in copy.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in (*copy.graph.value_info, *copy.graph.initializer, *copy.graph.input, *copy.graph.output):
+        del value.metadata_props[:]
+    del copy.metadata_props[:]
+    for key, text in ((METADATA_KEY, spec.to_json()), (GOLDEN_KEY, golden.to_json())):
+        copy.metadata_props.add(key=key, value=text)
+    copy.producer_name = "cellengine"
+    return copy.SerializeToString()
+
+
+def _name_sides(proto: onnx.ModelProto, sides: dict[int, str]) -> None:
+    """Give every output the same names for batch and sides as the input, where the exporter left expressions."""
+    for value in (*proto.graph.input, *proto.graph.output):
+        dims = value.type.tensor_type.shape.dim
+        for axis, name in {0: "batch", **sides}.items():
+            if axis < len(dims):
+                dims[axis].dim_param = name
+    del proto.graph.value_info[:]

@@ -1,0 +1,96 @@
+"""Where things lie in an image: regions, and the tiles that cover it. Integers only; no arrays, no files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A box in voxel coordinates, half-open, one entry per axis. It may leave the image."""
+
+    start: tuple[int, ...]
+    stop: tuple[int, ...]
+
+    @classmethod
+    def whole(cls, shape: tuple[int, ...]) -> Region:
+        """The region that an array of `shape` covers."""
+        return cls((0,) * len(shape), tuple(shape))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(b - a for a, b in zip(self.start, self.stop, strict=True))
+
+    @property
+    def size(self) -> int:
+        """Number of voxels; 0 when any side is empty."""
+        return prod(max(0, n) for n in self.shape)
+
+    @property
+    def slices(self) -> tuple[slice, ...]:
+        """Slices into an array whose origin is the image's; the region must not leave the image."""
+        return tuple(slice(a, b) for a, b in zip(self.start, self.stop, strict=True))
+
+    def relative_to(self, outer: Region) -> tuple[slice, ...]:
+        """Slices that cut this region out of an array holding `outer`."""
+        return tuple(slice(a - o, b - o) for a, b, o in zip(self.start, self.stop, outer.start, strict=True))
+
+    def intersect(self, other: Region) -> Region:
+        """The part both cover; sides that do not meet become empty, never negative."""
+        start = tuple(max(a, b) for a, b in zip(self.start, other.start, strict=True))
+        stop = tuple(min(a, b) for a, b in zip(self.stop, other.stop, strict=True))
+        return Region(start, tuple(max(a, b) for a, b in zip(start, stop, strict=True)))
+
+    def grow(self, margin: tuple[int, ...]) -> Region:
+        """This region with `margin` voxels more on each side, per axis."""
+        return Region(
+            tuple(a - m for a, m in zip(self.start, margin, strict=True)),
+            tuple(b + m for b, m in zip(self.stop, margin, strict=True)),
+        )
+
+    def contains(self, other: Region) -> bool:
+        """Whether `other` lies inside this region."""
+        return all(a <= b for a, b in zip(self.start, other.start, strict=True)) and all(
+            a >= b for a, b in zip(self.stop, other.stop, strict=True)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """What the network reads, and the part of its answer that is kept."""
+
+    read: Region
+    """core plus halo; always of the planned tile shape, so that every batch has one shape"""
+    core: Region
+    """inside the image; the cores of a plan partition it exactly"""
+
+
+def round_up(value: int, divisor: int) -> int:
+    """The smallest multiple of `divisor` that is not below `value`."""
+    return -(-value // divisor) * divisor
+
+
+def plan_tiles(
+    image: tuple[int, ...], tile: tuple[int, ...], halo: tuple[int, ...], divisor: tuple[int, ...]
+) -> Iterator[Tile]:
+    """Cover `image` with tiles, in raster order.
+
+    Tile origins are multiples of `divisor`: pooling then meets the same pixels as in the whole image, and tiled
+    inference equals whole-image inference wherever `halo` covers the receptive field.
+
+    All four are given per axis, in voxels. Raises ValueError when a tile has no core left.
+    """
+    halo = tuple(round_up(h, d) for h, d in zip(halo, divisor, strict=True))
+    step = tuple(t - 2 * h for t, h in zip(tile, halo, strict=True))
+    if any(s <= 0 or s % d for s, d in zip(step, divisor, strict=True)):
+        raise ValueError(
+            f"A tile of {tile} with a halo of {halo} leaves a core of {step}. "
+            f"The core must be positive and a multiple of {divisor}: take a larger tile."
+        )
+    for corner in product(*(range(0, n, s) for n, s in zip(image, step, strict=True))):
+        core = Region(corner, tuple(min(c + s, n) for c, s, n in zip(corner, step, image, strict=True)))
+        start = tuple(c - h for c, h in zip(corner, halo, strict=True))
+        yield Tile(Region(start, tuple(a + t for a, t in zip(start, tile, strict=True))), core)

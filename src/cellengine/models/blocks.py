@@ -1,0 +1,42 @@
+"""Building blocks shared by the networks, in 2D and 3D. No whole-image statistics: a tile answers like the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+CONV = {2: nn.Conv2d, 3: nn.Conv3d}
+CONV_TRANSPOSE = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+BATCH_NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+MAX_POOL = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
+
+
+class ConvBlock(nn.Sequential):
+    """`depth` times convolution (kernel 3, padded), BatchNorm, ReLU. Shape (N, C, *spatial) is kept but for C."""
+
+    def __init__(self, dims: int, channels_in: int, channels_out: int, depth: int = 2) -> None:
+        layers: list[nn.Module] = []
+        for i in range(depth):
+            source = channels_in if i == 0 else channels_out
+            layers += [
+                CONV[dims](source, channels_out, 3, padding=1, bias=False),
+                BATCH_NORM[dims](channels_out),
+                nn.ReLU(inplace=True),
+            ]
+        super().__init__(*layers)
+
+
+class Up(nn.Module):
+    """Learned up-sampling by `stride`, joined with the skip connection, then a ConvBlock."""
+
+    def __init__(self, dims: int, channels_in: int, channels_out: int, stride: Sequence[int], depth: int = 2) -> None:
+        super().__init__()
+        self.up = CONV_TRANSPOSE[dims](channels_in, channels_out, tuple(stride), tuple(stride))
+        self.block = ConvBlock(dims, 2 * channels_out, channels_out, depth)
+
+    def forward(self, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
+        """`x` (N, C, *coarse) and `skip` (N, channels_out, *fine) to (N, channels_out, *fine)."""
+        joined: torch.Tensor = self.block(torch.cat([skip, self.up(x)], dim=1))
+        return joined

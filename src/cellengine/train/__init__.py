@@ -1,0 +1,1 @@
+"""Training: configuration, data, augmentation, targets, losses, one readable loop, and its reports."""

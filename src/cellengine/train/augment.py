@@ -1,0 +1,91 @@
+"""Random changes of image and targets together, from MONAI; the same for the same (seed, epoch, sample)."""
+
+from __future__ import annotations
+
+from math import pi
+from typing import Any
+
+import numpy as np
+import torch
+from monai.transforms import (
+    Compose,
+    RandAdjustContrastd,
+    RandAffined,
+    RandFlipd,
+    RandGaussianNoised,
+    RandGaussianSmoothd,
+    RandRotate90d,
+    RandScaleIntensityd,
+    RandShiftIntensityd,
+)
+from monai.transforms.transform import MapTransform, RandomizableTransform
+
+from cellengine.train.config import AugmentConfig
+
+Array = np.ndarray[Any, Any]
+
+IMAGE, TARGETS = "image", "targets"
+
+
+class RandGreyd(RandomizableTransform, MapTransform):
+    """Replace the channels of `image` by their mean, or put them in another order; MONAI has neither."""
+
+    def __init__(self, grey: float, shuffle: float) -> None:
+        MapTransform.__init__(self, [IMAGE])
+        RandomizableTransform.__init__(self, 1.0)
+        self.grey, self.shuffle = grey, shuffle
+
+    def __call__(self, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        draw, order = self.R.uniform(size=2), self.R.permutation(data[IMAGE].shape[0])
+        image = data[IMAGE]
+        if draw[0] < self.grey:
+            image = image.mean(0, keepdim=True).expand_as(image)
+        elif draw[1] < self.shuffle:
+            image = image[torch.as_tensor(order)]
+        return {**data, IMAGE: image}
+
+
+def build_augmentation(config: AugmentConfig, crop_px: tuple[int, ...]) -> Compose:
+    """Augmentation of samples {image: (C, *spatial), targets: (T, *spatial)}, larger than the crop by `margin_px`."""
+    dims, both = len(crop_px), [IMAGE, TARGETS]
+    zoom = tuple(1 / z - 1 for z in reversed(config.zoom))
+    rotate = config.rotate_deg / 180 * pi
+    steps: list[Any] = [
+        RandAffined(
+            both,
+            spatial_size=crop_px,
+            prob=config.affine_probability,
+            rotate_range=rotate if dims == 2 else (rotate, 0.0, 0.0),
+            scale_range=(zoom,) * dims,
+            mode="bilinear",
+            padding_mode="reflection",
+        )
+    ]
+    if config.flips:
+        steps += [RandFlipd(both, prob=0.5, spatial_axis=axis) for axis in range(dims)]
+        if crop_px[-1] == crop_px[-2]:
+            steps.append(RandRotate90d(both, prob=0.5, spatial_axes=(dims - 2, dims - 1)))
+    low, high = config.blur_sigma_px
+    steps += [
+        RandGreyd(config.grey_probability, config.shuffle_channels_probability),
+        RandGaussianSmoothd([IMAGE], (low, high), (low, high), (low, high), prob=config.blur_probability),
+        RandAdjustContrastd([IMAGE], prob=config.gamma_probability, gamma=config.gamma),
+        RandScaleIntensityd([IMAGE], config.contrast, prob=config.intensity_probability, channel_wise=True),
+        RandShiftIntensityd([IMAGE], config.brightness, prob=config.intensity_probability, channel_wise=True),
+        RandGaussianNoised([IMAGE], prob=config.noise_probability, std=config.noise_std),
+    ]
+    return Compose(steps)
+
+
+def margin_px(config: AugmentConfig, crop_px: tuple[int, ...]) -> tuple[int, ...]:
+    """Voxels a sample needs beyond the crop on each side, so that zooming out meets real pixels."""
+    shrink = max(0.0, 1 / config.zoom[0] - 1) if config.affine_probability > 0 else 0.0
+    return tuple(int(np.ceil(n / 2 * shrink)) for n in crop_px)
+
+
+def augment(transform: Compose, image: Array, targets: Array, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Apply `transform` with the random stream of `seed`; both inputs float32, (channels, *spatial)."""
+    transform.set_random_state(seed=seed)
+    changed = transform({IMAGE: torch.from_numpy(image), TARGETS: torch.from_numpy(targets)})
+    plain = [torch.as_tensor(changed[key]).as_subclass(torch.Tensor) for key in (IMAGE, TARGETS)]
+    return plain[0].contiguous(), plain[1].contiguous()

@@ -1,0 +1,115 @@
+"""What a training run shows: metrics.csv, TensorBoard, curves.png and preview pictures."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from skimage.segmentation import find_boundaries
+from torch.utils.tensorboard import SummaryWriter
+
+Array = np.ndarray[Any, Any]
+Row = dict[str, float]
+
+
+class Report:
+    """Writes one row an epoch and redraws the curves; `history` is what a checkpoint keeps to go on from."""
+
+    def __init__(self, folder: Path, history: list[Row]) -> None:
+        self.folder, self.history = folder, history
+        folder.mkdir(parents=True, exist_ok=True)
+        last = int(history[-1]["epoch"]) if history else 0
+        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=last + 1)
+
+    def add(self, row: Row) -> None:
+        """Append one epoch: write metrics.csv and curves.png whole and atomically, send the values to TensorBoard."""
+        self.history.append(row)
+        for name, value in row.items():
+            if name != "epoch":
+                self.board.add_scalar(name, value, int(row["epoch"]))
+        self.board.flush()
+        self._write_csv()
+        figure = draw_curves(self.history)
+        _save(figure, self.folder / "curves.png")
+
+    def preview(self, epoch: int, panels: Sequence[tuple[str, Array, Array, Array]]) -> None:
+        """`preview_<epoch>.png`: a row a picture of (name, image (C, Y, X) raw, true labels, predicted labels)."""
+        _save(draw_preview(panels), self.folder / f"preview_{epoch:04d}.png")
+
+    def close(self) -> None:
+        """Finish TensorBoard's file."""
+        self.board.close()
+
+    def _write_csv(self) -> None:
+        names = list(dict.fromkeys(name for row in self.history for name in row))
+        partial = self.folder / ".metrics.csv.partial"
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows({k: f"{v:.6g}" for k, v in row.items()} for row in self.history)
+        partial.replace(self.folder / "metrics.csv")
+
+
+def history_from_json(text: str) -> list[Row]:
+    """The history as a checkpoint keeps it."""
+    rows: list[Row] = json.loads(text)
+    return rows
+
+
+def draw_curves(history: Sequence[Mapping[str, float]]) -> Figure:
+    """Losses on the left, validation scores on the right, by epoch."""
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    for name in dict.fromkeys(n for row in history for n in row):
+        side = 0 if name.startswith("loss") else 1 if name.startswith("val") else None
+        points = [(row["epoch"], row[name]) for row in history if name in row]
+        if side is not None:
+            axes[side].plot(*zip(*points, strict=True), label=name, marker="." if side else "")
+    for axis, title in zip(axes, ("training loss", "validation"), strict=True):
+        axis.set(title=title, xlabel="epoch")
+        axis.grid(alpha=0.3)
+        if axis.lines:
+            axis.legend(fontsize=8)
+    return figure
+
+
+def draw_preview(panels: Sequence[tuple[str, Array, Array, Array]]) -> Figure:
+    """Image, truth (green outlines) and prediction (red outlines), a row a picture."""
+    figure, axes = plt.subplots(len(panels), 3, figsize=(9, 3 * len(panels)), squeeze=False, layout="constrained")
+    for row, (name, image, truth, predicted) in zip(axes, panels, strict=True):
+        base = _to_rgb(image)
+        drawn = [base, _outline(base, truth, (0.1, 0.9, 0.2)), _outline(base, predicted, (1.0, 0.2, 0.2))]
+        titles = [name, f"truth: {len(np.unique(truth)) - 1}", f"prediction: {len(np.unique(predicted)) - 1}"]
+        for axis, picture, title in zip(row, drawn, titles, strict=True):
+            axis.imshow(picture, interpolation="nearest")
+            axis.set_title(title, fontsize=8)
+            axis.set_axis_off()
+    return figure
+
+
+def _to_rgb(image: Array) -> Array:
+    low, high = np.percentile(image, (0.5, 99.8))
+    scaled = ((image.astype(np.float32) - low) / max(high - low, 1e-6)).clip(0, 1)
+    return np.moveaxis(np.broadcast_to(scaled[:3] if len(scaled) >= 3 else scaled[:1], (3, *scaled.shape[1:])), 0, -1)
+
+
+def _outline(base: Array, labels: Array, colour: tuple[float, float, float]) -> Array:
+    drawn = base.copy()
+    drawn[find_boundaries(labels, mode="inner")] = colour
+    return drawn
+
+
+def _save(figure: Figure, path: Path) -> None:
+    partial = path.with_name(f".{path.stem}.partial.png")
+    figure.savefig(partial, dpi=90)
+    plt.close(figure)
+    partial.replace(path)
