@@ -6,16 +6,30 @@ and available combination of backend, device and precision; the fastest one on t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from cellengine.engine.backends.choice import Choice, choose
+from cellengine.engine.backends.choice import Choice, Combination, choice_path, choose, read_choice
 from cellengine.engine.backends.folders import cache_folder
+from cellengine.engine.backends.hardware import cpu_count
 from cellengine.engine.model_file import ModelFile, find_form, form_path, read_model_file, resolve_model
 from cellengine.engine.session import Session
 from cellengine.errors import DeviceError, UsageError
+
+__all__ = [
+    "BACKENDS",
+    "PRECISIONS",
+    "Backend",
+    "Candidate",
+    "Choice",
+    "available",
+    "best_choice",
+    "cache_folder",
+    "kept_choice",
+    "open_session",
+]
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 """most exact first"""
@@ -124,31 +138,43 @@ def open_session(
     """
     file = model if isinstance(model, ModelFile) else read_model_file(resolve_model(model))
     considered = available(file, device=device, backend=backend, precision=precision)
-    possible = [(c, c.model) for c in considered if c.model is not None and not c.problem]
+    possible = _possible(considered)
     if not possible:
         raise DeviceError(_why_none(file, considered))
-    candidate, chosen_file = possible[0]
-    if len(possible) > 1:
-        choice = best_choice(file, [c for c, _ in possible], threads)
-        candidate, chosen_file = next(
-            (c, f) for c, f in possible if (c.backend, c.device, c.precision) == choice.combination
-        )
-    return BACKENDS[candidate.backend]().open(chosen_file, candidate.device, candidate.precision, threads)
+    combination = next(iter(possible)) if len(possible) == 1 else best_choice(file, considered, threads).combination
+    chosen, place, kind = combination
+    return BACKENDS[chosen]().open(possible[combination], place, kind, threads)
 
 
 def best_choice(model: ModelFile, candidates: list[Candidate], threads: int | None = None) -> Choice:
     """The fastest of `candidates` here: from the cache, or timed now. Raises DeviceError when none of them opens."""
+    files = _possible(candidates)
+    threads = threads or cpu_count()
 
-    def opener(candidate: Candidate, file: ModelFile) -> Callable[[], Session]:
-        return lambda: BACKENDS[candidate.backend]().open(file, candidate.device, candidate.precision, threads)
+    def opener(key: Combination) -> Callable[[], Session]:
+        backend, device, precision = key
+        return lambda: BACKENDS[backend]().open(files[key], device, precision, threads)
 
-    openers = {
-        (c.backend, c.device, c.precision): opener(c, c.model)
-        for c in candidates
-        if c.model is not None and not c.problem
-    }
-    versions = {name: BACKENDS[name]().version() for name in sorted({key[0] for key in openers})}
-    return choose(model, openers, versions, threads, cache_folder() / "auto")
+    path, versions = _kept_at(model, files, threads)
+    return choose(model, {key: opener(key) for key in files}, versions, threads, path)
+
+
+def kept_choice(
+    model: ModelFile, candidates: list[Candidate], threads: int | None = None
+) -> tuple[Path, Choice | None]:
+    """Where the choice among `candidates` is kept, and the choice; None when none was made yet. Times nothing."""
+    path, _ = _kept_at(model, _possible(candidates), threads or cpu_count())
+    return path, read_choice(path)
+
+
+def _possible(candidates: list[Candidate]) -> dict[Combination, ModelFile]:
+    return {(c.backend, c.device, c.precision): c.model for c in candidates if c.model is not None and not c.problem}
+
+
+def _kept_at(model: ModelFile, files: Iterable[Combination], threads: int) -> tuple[Path, dict[str, str]]:
+    keys = list(files)
+    versions = {name: BACKENDS[name]().version() for name in sorted({key[0] for key in keys})}
+    return choice_path(model, keys, versions, threads, cache_folder() / "auto"), versions
 
 
 def _consider(model: ModelFile, backend: Backend, device: str, precision: str) -> Candidate:

@@ -8,12 +8,12 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from cellengine.engine.backends.hardware import cpu_count, cpu_flags, cpu_name, cuda_devices
+from cellengine.engine.backends.hardware import cpu_flags, cpu_name, cuda_devices
 from cellengine.engine.golden import golden_input
 from cellengine.engine.model_file import ModelFile
 from cellengine.engine.session import Session
@@ -64,19 +64,26 @@ class Choice:
         return winner.backend, winner.device, winner.precision
 
 
+def choice_path(
+    model: ModelFile, combinations: Iterable[Combination], versions: dict[str, str], threads: int, folder: Path
+) -> Path:
+    """Where the choice is kept: the name is a hash of everything that it depends on."""
+    facts = [model.sha256, machine(), sorted(cpu_flags()), sorted(combinations), versions, threads]
+    name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+    return folder / f"{name}.json"
+
+
 def choose(
     model: ModelFile,
     openers: Mapping[Combination, Callable[[], Session]],
     versions: dict[str, str],
-    threads: int | None,
-    folder: Path,
+    threads: int,
+    path: Path,
 ) -> Choice:
-    """The choice among `openers`, from `folder` when this machine made it before with the same versions.
+    """The choice among `openers`: from `path`, or timed now and kept there.
 
     Raises DeviceError when no candidate opens.
     """
-    threads = threads or cpu_count()
-    path = folder / f"{_key(model, list(openers), versions, threads)}.json"
     if (kept := read_choice(path)) is not None:
         return kept
     timings: list[Timing] = []
@@ -138,11 +145,6 @@ def _seconds_per_tile(session: Session, best: float | None) -> float:
             list(pool.map(session.run, [tile] * session.concurrency))
             rounds.append((time.perf_counter() - start) / session.concurrency)
     return min(first, *rounds)
-
-
-def _key(model: ModelFile, combinations: list[Combination], versions: dict[str, str], threads: int) -> str:
-    facts = [model.sha256, machine(), sorted(cpu_flags()), sorted(combinations), versions, threads]
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _keep(path: Path, choice: Choice) -> None:

@@ -1,4 +1,4 @@
-"""What this machine has, asked of the operating system and the driver: processors and NVIDIA devices. No libraries."""
+"""What this machine has: processors, memory and NVIDIA devices, as the operating system and the driver say."""
 
 from __future__ import annotations
 
@@ -9,12 +9,25 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import psutil
+
 
 def cpu_count() -> int:
     """Processors this process may use: those of its affinity mask, at most what its control group grants."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _cgroup_processors()
     return count if quota is None else max(1, min(count, int(quota)))
+
+
+def memory_limit() -> int:
+    """Bytes of memory this process may use: that of the machine, at most what its control group grants."""
+    total = int(psutil.virtual_memory().total)
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        try:
+            return min(total, int(Path("/sys/fs/cgroup", name).read_text()))
+        except (OSError, ValueError):
+            continue
+    return total
 
 
 @cache

@@ -39,7 +39,7 @@ class OpenVino:
 
     def version(self) -> str:
         """Version of the library."""
-        return str(openvino.__version__)
+        return _version()
 
     def devices(self) -> tuple[str, ...]:
         """Only the CPU: Intel's other devices have never been tried."""
@@ -132,7 +132,7 @@ class OpenVinoSession:
         """See `Session.describe`."""
         return {
             "backend": self.backend,
-            "version": str(openvino.__version__),
+            "version": _version(),
             "device": self.device,
             "precision": self.precision,
             "provider": f"CPU, {HINTS[self.precision]}",
@@ -181,3 +181,8 @@ class OpenVinoSession:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _version() -> str:
+    """Without the number of the build."""
+    return str(openvino.__version__).partition("-")[0]
