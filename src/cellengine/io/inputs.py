@@ -73,7 +73,8 @@ def _expand(argument: str) -> Iterator[InputFile]:
             ) from error
         for hit in hits:
             inside_zarr = any(reader_of(parent) for parent in hit.parents if parent != base and base in parent.parents)
-            if not inside_zarr and not _skipped(hit) and reader_of(hit):
+            hidden = any(part.startswith(".") for part in hit.relative_to(base).parts)
+            if reader_of(hit) and not (inside_zarr or hidden or _skipped(hit)):
                 yield InputFile(hit, hit.relative_to(base))
     else:
         raise UsageError(f"{argument}: there is no such file or folder.")

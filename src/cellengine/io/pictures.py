@@ -25,6 +25,8 @@ _KINDS: dict[bytes, tuple[Callable[[Path], ImageFile.ImageFile], float]] = {
     b"BM": (BmpImagePlugin.BmpImageFile, 130.0),
 }
 """first bytes of a file -> its reader, and the most bytes of pixels that one stored byte can make"""
+_PNG_DEPTH, _PNG_COLOUR, _PNG_GREYS = 24, 25, (0, 4)
+"""where a PNG says how many bits a sample has and of what kind its pixels are; grey, and grey with alpha"""
 _GREY, _COLOUR = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "F"), ("RGB", "RGBA", "RGBa", "RGBX", "YCbCr")
 
 
@@ -50,13 +52,13 @@ class PictureSource(BaseSource):
         open_file, ratio = _KINDS[kind]
         with decoding(path.name), open_file(path) as picture:
             mode, (width, height) = picture.mode, picture.size
-            grey = mode in _GREY or (mode == "P" and _is_grey(picture))
+            deep = kind == b"\x89PNG" and start[_PNG_DEPTH] == 16
+            grey = start[_PNG_COLOUR] in _PNG_GREYS if deep else mode in _GREY or (mode == "P" and _is_grey(picture))
             if not grey and mode != "P" and mode not in _COLOUR:
                 raise InputError(
                     f"{path.name}: pixels of kind {mode}; expected grey, RGB or a palette: save it as RGB."
                 )
-        self._deep = kind == b"\x89PNG" and len(start) > 24 and start[24] == 16
-        dtype = np.dtype(np.uint16 if self._deep else {"I": np.int32, "F": np.float32}.get(mode, np.uint8))
+        dtype = np.dtype(np.uint16 if deep else {"I": np.int32, "F": np.float32}.get(mode, np.uint8))
         size = path.stat().st_size
         claimed = width * height * (1 if grey else 3) * dtype.itemsize
         if claimed > size * ratio:
@@ -66,7 +68,7 @@ class PictureSource(BaseSource):
         found, shape = (["Y", "X"], (height, width)) if grey else (["Y", "X", "C"], (height, width, 3))
         layout = Layout.of(shape, name_dimensions(path.name, shape, found, axes))
         super().__init__(path.name, layout, dtype, is_rgb=not grey)
-        self._path, self._open, self._grey = path, open_file, grey
+        self._path, self._open, self._grey, self._deep = path, open_file, grey, deep
         self._pixels: Array | None = None
         self._lock = Lock()
 
@@ -88,7 +90,7 @@ class PictureSource(BaseSource):
                 else picture.convert("L" if self._grey else "RGB")
             )
             pixels = np.asarray(plain)
-        return pixels.view(np.uint8) if pixels.dtype == np.bool_ else pixels
+        return pixels.astype(np.uint8) if pixels.dtype == np.bool_ else pixels
 
     def close(self) -> None:
         """Forget the pixels."""

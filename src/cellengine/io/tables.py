@@ -15,7 +15,7 @@ import numpy as np
 from cellengine.errors import InputError, UsageError
 from cellengine.io.axes import Array
 from cellengine.io.sink import partial_name, remove, writing
-from cellengine.io.source import decoding
+from cellengine.io.source import DECODE_ERRORS, decoding
 
 _ROWS_AT_ONCE = 50_000
 _FLOAT = "%.8g"
@@ -91,7 +91,7 @@ def read_table(path: str | os.PathLike[str], required: Iterable[str] = ()) -> di
     path = Path(path)
     if not path.is_file():
         raise UsageError(f"{path}: there is no such file.")
-    with decoding(path.name), path.open(encoding="utf-8-sig", newline="") as file:
+    with decoding(path.name, (*DECODE_ERRORS, csv.Error)), path.open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.reader(file, strict=True))
     if not rows:
         raise InputError(f"{path.name}: the table is empty; expected a header line.")
