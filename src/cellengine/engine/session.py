@@ -70,7 +70,7 @@ class Session(Protocol):
 
 
 def check_batch(batch: NDArray[np.float32], spec: ModelSpec) -> NDArray[np.float32]:
-    """`batch` in C order when a network of `spec` takes it; otherwise InputError with what was found and expected."""
+    """`batch`, writeable and in C order, when a network of `spec` takes it; otherwise InputError."""
     if batch.ndim != 2 + len(spec.axes):
         raise InputError(
             f"A batch of shape {batch.shape} does not fit: {spec.name} takes (N, C, {', '.join(spec.axes)})."
@@ -87,7 +87,8 @@ def check_batch(batch: NDArray[np.float32], spec: ModelSpec) -> NDArray[np.float
             f"A batch of shape {batch.shape} does not fit: it must not be empty, "
             f"and {spec.name} takes sides that are multiples of {spec.divisor}."
         )
-    return np.ascontiguousarray(batch)
+    # runtimes take the memory as it is, and refuse read-only memory even when they only read
+    return np.require(batch, requirements=["C", "A", "W"])
 
 
 _MEMORY_SIGNS = ("alloc", "out of memory", "not enough memory", "insufficient memory")
