@@ -111,6 +111,39 @@ def test_number_types_in_either_byte_order(tmp_path: Path, dtype: str, byteorder
     np.testing.assert_array_equal(source.read(Region((3, 4), (5, 29))), array[3:5, 4:29])
 
 
+def test_packed_bits_are_unpacked(tmp_path: Path) -> None:
+    bits = RGB[..., 0] > 99
+    Image.fromarray(bits).save(tmp_path / "bit.tif")
+    Image.fromarray(bits).save(tmp_path / "fax.tif", compression="group4")
+    for name in ("bit.tif", "fax.tif"):
+        source = open_source(tmp_path / name)
+        assert source.dtype == np.uint8
+        np.testing.assert_array_equal(everything(source), bits)
+    twelve = np.random.default_rng(0).integers(0, 4096, (40, 50)).astype(np.uint16)
+    packed = imagecodecs.packints_encode(twelve, 12)
+    tifffile.imwrite(
+        tmp_path / "12.tif", iter([packed]), shape=(40, 50), dtype=np.uint16, bitspersample=12, rowsperstrip=40
+    )
+    np.testing.assert_array_equal(everything(open_source(tmp_path / "12.tif")), twelve)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 97), (97, 1), (2, 3), (101, 103)])
+def test_tiny_and_prime_sized_pictures(tmp_path: Path, size: tuple[int, int]) -> None:
+    array = np.arange(np.prod(size), dtype=np.uint16).reshape(size)
+    tifffile.imwrite(tmp_path / "a.tif", array, photometric="minisblack", compression="zlib")
+    Image.fromarray(array).save(tmp_path / "a.png")
+    for name in ("a.tif", "a.png"):
+        source = open_source(tmp_path / name)
+        assert source.shape == size
+        np.testing.assert_array_equal(everything(source), array)
+
+
+def test_a_folder_that_is_named_like_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.tif").mkdir()
+    with pytest.raises(InputError, match="OME-Zarr folder"):
+        open_source(tmp_path / "a.tif")
+
+
 def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "complex.tif", np.zeros((8, 8), np.complex64))
     with pytest.raises(InputError, match="complex64"):

@@ -74,14 +74,18 @@ class BioSource(BaseSource):
         self._inner = min(letters.index("Y"), letters.index("X"))
         self._cache = SegmentCache(cache_bytes)
         self._lock = Lock()
+        with decoding(path.name, self._errors):  # some scans open well, and turn out to be no planes when decoded
+            self._plane((0,) * self._inner)
 
     def _load(self, stored: tuple[slice, ...]) -> Array:
         lead, inner = stored[: self._inner], stored[self._inner :]
         out = np.empty([s.stop - s.start for s in stored], self._dtype)
         for at in product(*(range(s.start, s.stop) for s in lead)):
-            plane = self._cache.get(at, lambda at=at: self._decode(at))  # type: ignore[misc]
-            out[tuple(i - s.start for i, s in zip(at, lead, strict=True))] = plane[inner]
+            out[tuple(i - s.start for i, s in zip(at, lead, strict=True))] = self._plane(at)[inner]
         return out
+
+    def _plane(self, at: tuple[int, ...]) -> Array:
+        return self._cache.get(at, lambda: self._decode(at))
 
     def _decode(self, at: tuple[int, ...]) -> Array:
         with self._lock:

@@ -93,42 +93,41 @@ class TiffSource(BaseSource):
     """
 
     def __init__(self, path: Path, *, axes: str | None, dataset: str | None, cache_bytes: int) -> None:
-        check_directories(path)
-        with decoding(path.name), tifffile.TiffFile(path) as tif:
-            series = pick_series(tif, path.name, dataset)
-            check_promises(tif, series, path.name)
-            page = series.keyframe
-            shape, letters = tuple(series.get_shape(squeeze=True)), str(series.get_axes(squeeze=True))
-            _check_kind(path.name, series, shape, letters)
-            planes = _planes_of(series, prod(shape[: len(shape) - len(page.shape)]), path.name)
-            page.init_decode()
-            samples, alpha = _samples(page)
-            stored_axes = name_dimensions(path.name, shape, letters.replace("S", "C"), axes)
-            layout = Layout.of(shape, stored_axes, samples - alpha if alpha else None)
-            colour = page.photometric in (_RGB, _YCBCR) and "S" in letters and stored_axes[letters.index("S")] == "C"
-            super().__init__(
-                path.name,
-                layout,
-                np.dtype(page.dtype),
-                channel_names=channel_names(tif, series),
-                is_rgb=colour,
-                voxel_size_um=voxel_size(layout.axes, voxel_sizes_um(tif, series)),
-            )
-        self._grid = _Grid.of(page)
-        itemsize = np.dtype(page.dtype).itemsize
-        check_planes(
-            path.name, planes, prod(self._grid.page) * itemsize, prod(self._grid.segment) * itemsize, page.compression
-        )
-        self._page = page
-        self._planes = planes
-        self._lead = shape[: len(shape) - len(page.shape)]
-        self._stored_shape = shape
-        self._stored_dtype = np.dtype(page.dtype)
-        self._swapped = page.parent.byteorder != tifffile.tifffile.NATIVE_BYTEORDER
+        with decoding(path.name):
+            check_directories(path)
+            with tifffile.TiffFile(path) as tif:
+                self._open_series(tif, path, axes, dataset)
         self._files = FilePool()
         self._cache = SegmentCache(cache_bytes)
         self._workers: ThreadPoolExecutor | None = None
         self._lock = Lock()
+
+    def _open_series(self, tif: tifffile.TiffFile, path: Path, axes: str | None, dataset: str | None) -> None:
+        """Take over from tifffile what is needed to read without it, after checking that all of it can be read."""
+        series = pick_series(tif, path.name, dataset)
+        check_promises(tif, series, path.name)
+        page = series.keyframe
+        shape, letters = tuple(series.get_shape(squeeze=True)), str(series.get_axes(squeeze=True))
+        _check_kind(path.name, series, shape, letters)
+        stored_axes = name_dimensions(path.name, shape, letters.replace("S", "C"), axes)
+        samples_are_channels = "S" in letters and stored_axes[letters.index("S")] == "C"
+        layout = Layout.of(shape, stored_axes, _colours(page) if samples_are_channels else None)
+        super().__init__(
+            path.name,
+            layout,
+            np.dtype(page.dtype),
+            channel_names=channel_names(tif, series),
+            is_rgb=samples_are_channels and page.photometric in (_RGB, _YCBCR),
+            voxel_size_um=voxel_size(layout.axes, voxel_sizes_um(tif, series)),
+        )
+        self._page, self._grid = page, _Grid.of(page)
+        self._stored_shape, self._stored_dtype = shape, np.dtype(page.dtype)
+        self._lead = shape[: len(shape) - len(page.shape)]
+        self._swapped = page.parent.byteorder != tifffile.tifffile.NATIVE_BYTEORDER
+        self._planes = _planes_of(series, prod(self._lead), path.name)
+        sizes = [prod(part) * page.bitspersample // 8 for part in (self._grid.page, self._grid.segment)]
+        check_planes(path.name, self._planes, sizes[0], sizes[1], page.compression)
+        page.init_decode()
 
     def missing_chunks(self) -> int:
         """Strips and tiles that the file leaves out; they read as its fill value."""
@@ -263,14 +262,14 @@ def _check_kind(name: str, series: tifffile.TiffPageSeries, shape: tuple[int, ..
         )
 
 
-def _samples(page: tifffile.TiffPage) -> tuple[int, int]:
-    """Samples per pixel, and how many of them, at the end, are alpha."""
-    alpha = 0
+def _colours(page: tifffile.TiffPage) -> int:
+    """Samples per pixel without those at the end that are alpha."""
+    kept = int(page.samplesperpixel)
     for kind in reversed(tuple(page.extrasamples)):
         if kind not in _ALPHA:
             break
-        alpha += 1
-    return int(page.samplesperpixel), alpha
+        kept -= 1
+    return kept
 
 
 def _planes_of(series: tifffile.TiffPageSeries, count: int, name: str) -> list[Plane]:

@@ -99,7 +99,7 @@ def _values_end(entries: np.ndarray[tuple[int], np.dtype[np.void]], inline: int)
 def check_planes(name: str, planes: list[Plane], plane_bytes: int, segment_bytes: int, compression: int) -> None:
     """Check that every plane's pixels lie inside its file, and that the stored bytes can make the image.
 
-    `plane_bytes` and `segment_bytes` are the decoded sizes of a plane and of its largest strip or tile.
+    `plane_bytes` and `segment_bytes` are the sizes of a plane and of its largest strip or tile without compression.
     """
     ratio = _GREATEST_RATIO.get(compression, _GREATEST_RATIO_OTHERS)
     sizes: dict[Path, int] = {}
