@@ -151,6 +151,17 @@ class SinkConformance:
         assert self.left_in(tmp_path) == [self.path(tmp_path).name]
         np.testing.assert_array_equal(self.read_back(self.path(tmp_path), shape), labels(shape, 2))
 
+    def test_what_a_killed_run_left_does_not_show(self, tmp_path: Path) -> None:
+        shape, region = (40, 50), Region((0, 0), (10, 50))
+        killed = create_sink(self.path(tmp_path), shape, "YX")
+        killed.write(Region((5, 0), (40, 50)), labels((35, 50)))
+        with create_sink(self.path(tmp_path), shape, "YX") as sink:
+            sink.write(region, labels(region.shape, 1))
+        got = self.read_back(self.path(tmp_path), shape)
+        np.testing.assert_array_equal(got[:10], labels(region.shape, 1))
+        assert not got[10:].any()
+        assert self.left_in(tmp_path) == [self.path(tmp_path).name]
+
     def test_small_types_for_class_maps(self, tmp_path: Path) -> None:
         classes = np.random.default_rng(0).integers(0, 3, (40, 50)).astype(np.uint8)
         with create_sink(self.path(tmp_path), (40, 50), "YX", dtype=np.uint8) as sink:
@@ -208,9 +219,11 @@ class TestTiff(SinkConformance):
         if not full.exists():
             pytest.skip("this system has no /dev/full to stand for a full disk")
         path, shape = self.path(tmp_path), (400, 500)
-        (tmp_path / f".{path.name}.{'partial' if whole else 'scratch'}").symlink_to(full)
         region = Region.whole(shape) if whole else Region((0, 0), (200, 500))
-        with pytest.raises(ResourceError, match="disk is full"), create_sink(path, shape, "YX") as sink:
+        sink = create_sink(path, shape, "YX")
+        (tmp_path / f".{path.name}.partial").unlink()
+        (tmp_path / f".{path.name}.{'partial' if whole else 'scratch'}").symlink_to(full)
+        with pytest.raises(ResourceError, match="disk is full"), sink:
             sink.write(region, labels(region.shape))
         assert self.left_in(tmp_path) == []
 

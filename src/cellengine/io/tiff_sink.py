@@ -6,7 +6,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import product
 from math import prod
 from pathlib import Path
 from threading import Lock
@@ -19,11 +18,13 @@ import tifffile
 
 from cellengine.geometry import Region
 from cellengine.io.axes import Array
+from cellengine.io.scratch import Scratch
 from cellengine.io.sink import BaseSink, partial_name, remove, writing
 
 _deflate = cast(Callable[..., bytes], imagecodecs.deflate_encode)
 """libdeflate, several times as fast as zlib; its stubs leave out arrays"""
 _STRIP_BYTES = 1 << 20
+_BAND_BYTES = 64 << 20
 _LEVEL = 1
 """of deflate; label images are runs of equal numbers, which level 1 finds, and a predictor only breaks up"""
 _CLASSIC_LIMIT = 2**32 - 2**25
@@ -41,8 +42,8 @@ class TiffSink(BaseSink):
     """An OME-TIFF of labels.
 
     The whole image in one write is compressed at once. Anything else goes to a scratch file beside the output, as
-    large as the uncompressed image, and is compressed from there when the sink is closed; either way memory is a few
-    strips of 1 MB. The same labels give the same bytes.
+    large as the uncompressed image, and is compressed from there when the sink is closed. Memory is a few strips of
+    1 MB, and in the second case 64 MB. The same labels give the same bytes.
     """
 
     def __init__(
@@ -56,9 +57,11 @@ class TiffSink(BaseSink):
         self.path, self.shape, self.axes, self.voxel_size_um = path, shape, axes, voxel_size_um
         self.dtype = dtype.newbyteorder("<")
         self.chunks = (1,) * (len(shape) - 2) + shape[-2:]
-        self._partial, self._scratch = partial_name(path), partial_name(path, "scratch")
+        self._partial, self._scratch_path = partial_name(path), partial_name(path, "scratch")
+        self._scratch: Scratch | None = None
         self._lock = Lock()
         self._done = self._closed = False
+        remove(self._scratch_path)  # of a run that was killed
         self._partial.touch()
 
     def write(self, region: Region, array: Array) -> None:
@@ -67,11 +70,13 @@ class TiffSink(BaseSink):
         with self._lock, writing(self.path):
             if self._done or self._closed:
                 raise ValueError(f"{self.path.name} is complete already")
-            if array.shape == self.shape and not self._scratch.exists():
+            if array.shape == self.shape and self._scratch is None:
                 self._encode(_strips(array, self._rows))
                 self._done = True
-            else:
-                self._write_scratch(region, array)
+                return
+            if self._scratch is None:
+                self._scratch = Scratch(self._scratch_path, self.shape, self.dtype)
+            self._scratch.write(region, array)
 
     def close(self) -> None:
         """Compress what is in the scratch file, and give the output its name."""
@@ -79,10 +84,8 @@ class TiffSink(BaseSink):
             return
         with self._lock, writing(self.path):
             if not self._done:
-                with self._scratch.open("ab") as file:
-                    file.truncate(prod(self.shape) * self.dtype.itemsize)
                 self._encode(self._strips_of_scratch())
-            remove(self._scratch)
+            self._remove_scratch()
             self._partial.replace(self.path)
             self._closed = True
 
@@ -90,38 +93,30 @@ class TiffSink(BaseSink):
         """See `LabelSink.abort`."""
         if not self._closed:
             self._closed = True
-            remove(self._scratch)
+            self._remove_scratch()
             remove(self._partial)
+
+    def _remove_scratch(self) -> None:
+        if self._scratch is not None:
+            self._scratch.close()
 
     @property
     def _rows(self) -> int:
         """Rows in a strip."""
         return max(1, min(self.shape[-2], _STRIP_BYTES // (self.shape[-1] * self.dtype.itemsize)))
 
-    def _write_scratch(self, region: Region, array: Array) -> None:
-        """Write the pieces of `array` that lie side by side in the file, each in one go.
-
-        Plain writes, not a memory map: a full disk is then an error and not a signal that kills the process.
-        """
-        joined = len(self.shape) - 1  # the first axis of a piece: all behind it are covered in full
-        while joined > 0 and array.shape[joined:] == self.shape[joined:]:
-            joined -= 1
-        steps = [prod(self.shape[i + 1 :]) for i in range(len(self.shape))]
-        with self._scratch.open("r+b" if self._scratch.exists() else "w+b", buffering=0) as file:
-            for at in product(*(range(n) for n in array.shape[:joined])):
-                first = sum((s + i) * step for s, i, step in zip(region.start, at, steps, strict=False))
-                first += sum(s * step for s, step in zip(region.start[joined:], steps[joined:], strict=True))
-                file.seek(first * self.dtype.itemsize)
-                _write_all(file.fileno(), array[at].reshape(-1).view(np.uint8).data)
-
     def _strips_of_scratch(self) -> Iterator[Array]:
-        """The image strip by strip, out of the scratch file."""
+        """The image strip by strip, out of the scratch file; some megabytes are read at once."""
         height, width = self.shape[-2:]
-        with self._scratch.open("rb") as file:
-            for _ in range(prod(self.shape[:-2])):
-                for row in range(0, height, self._rows):
-                    rows = min(self._rows, height - row)
-                    yield np.fromfile(file, self.dtype, rows * width).reshape(rows, width)
+        band = max(1, _BAND_BYTES // (self._rows * width * self.dtype.itemsize)) * self._rows
+        for plane in np.ndindex(self.shape[:-2]):
+            for first in range(0, height, band):
+                last = min(first + band, height)
+                if self._scratch is None:
+                    rows = np.zeros((last - first, width), self.dtype)
+                else:
+                    rows = self._scratch.read_rows(plane, first, last)
+                yield from _strips(rows, self._rows)
 
     def _encode(self, strips: Iterator[Array]) -> None:
         """Write the TIFF from its strips in order."""
@@ -146,12 +141,6 @@ class TiffSink(BaseSink):
                 metadata=metadata,
                 software="cellengine",
             )
-
-
-def _write_all(handle: int, data: memoryview) -> None:
-    """Write every byte: near the end of a disk the system may take fewer than it is given."""
-    while data:
-        data = data[os.write(handle, data) :]
 
 
 def _strips(array: Array, rows: int) -> Iterator[Array]:
