@@ -1,5 +1,8 @@
 """Array work: no files, no models, no torch. Plain functions on numpy arrays, compiled where no library is fast."""
 
+from cellengine.ops.decoders import argmax, components, distance_watershed
+from cellengine.ops.labels import fill_holes, grow, outlines, relabel, remove_small
+from cellengine.ops.measure import ObjectStatistics, ObjectTable, measure_objects
 from cellengine.ops.normalize import (
     ChannelStatistics,
     Measurement,
@@ -10,14 +13,29 @@ from cellengine.ops.normalize import (
     range_scale,
     standard_scale,
 )
+from cellengine.ops.smooth import gaussian
+from cellengine.ops.watershed import watershed
 
 __all__ = [
     "ChannelStatistics",
     "Measurement",
+    "ObjectStatistics",
+    "ObjectTable",
     "Scale",
+    "argmax",
+    "components",
+    "distance_watershed",
+    "fill_holes",
+    "gaussian",
+    "grow",
     "measure",
+    "measure_objects",
     "normalize_into",
+    "outlines",
     "percentile_scale",
     "range_scale",
+    "relabel",
+    "remove_small",
     "standard_scale",
+    "watershed",
 ]

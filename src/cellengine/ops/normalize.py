@@ -247,7 +247,7 @@ def normalize_into(block: NDArray[Any], scale: Scale, out: NDArray[np.float32]) 
     """
     if block.shape != out.shape or block.shape[0] != scale.channels:
         raise InputError(
-            f"Cannot scale a block of shape {block.shape} into {out.shape} with {scale.channels} channels: shapes differ."
+            f"Cannot scale a block of shape {block.shape} into {out.shape}, {scale.channels} channels: shapes differ."
         )
     if block.dtype not in (np.uint8, np.uint16, np.int16, np.float32) or not block.dtype.isnative:
         block = block.astype(np.float32)

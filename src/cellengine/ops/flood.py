@@ -1,0 +1,210 @@
+"""The compiled heart of the watershed: a hierarchical queue, first in first out among equals. No checks, no files.
+
+One array of 32 bits a voxel, `work`, holds everything that a visit needs: FREE | level where a voxel waits to be
+flooded, its label once it is flooded or seeded, and 0 where the flood may not go. It starts as the relief and ends as
+the labels, so that a visit costs one cache line where separate arrays of relief, mask and labels cost three.
+
+The queue is one array of 4 bytes a voxel (8 beyond 2^32 voxels), cut into one bucket a level by the histogram of the
+levels; voxels below the flood's level join it in a small ring. Every voxel is pushed once: O(voxels + levels).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+FREE = np.uint32(0x80000000)
+"""flag of a voxel that waits; the lower 31 bits are its level"""
+LARGEST_LABEL = 0x7FFFFFFF
+
+_AHEAD = np.uint64(24)  # how many pops ahead memory is asked for; 16 to 32 measured alike
+
+
+@intrinsic
+def _prefetch(_context: Any, array: Any, index: Any) -> Any:
+    """Ask for the cache line of array[index]. Queue order jumps over the image: this halves the time of a flood."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        pointer = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(8).as_pointer())
+        word = ir.IntType(32)
+        function = cgutils.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(ir.VoidType(), [pointer.type, word, word, word]),
+            "llvm.prefetch.p0",
+        )
+        builder.call(function, [pointer, word(1), word(2), word(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, index), generate
+
+
+@njit(nogil=True, cache=True)
+def flood(
+    work: NDArray[np.uint32],
+    seeds: NDArray[Any],
+    seed_levels: NDArray[np.uint32],
+    starts: NDArray[Any],
+    tails: NDArray[Any],
+    queue: NDArray[Any],
+    steps: NDArray[np.int64],
+    offsets: NDArray[np.uint64],
+    depth: int,
+    height: int,
+    width: int,
+) -> None:
+    """Flood `work` (flat, C order) from `seeds`, lowest level first.
+
+    seeds, seed_levels: positions and levels of the seeds, in raster order within each level; labels stand in `work`.
+    starts: first place of each level in `queue`, so that each level has room for all its voxels and seeds.
+    tails, queue: scratch, as long as `starts` and as the number of voxels and seeds; of one dtype with `seeds`.
+    """
+    one = np.uint64(1)
+    size, room = np.uint64(work.size), np.uint64(queue.size)
+    row = np.uint64(width)
+    plane = np.uint64(height * width)
+    last_x, last_y, last_z = np.uint64(width - 1), np.uint64(height - 1), np.uint64(max(depth - 1, 0))
+    flat = depth == 1
+    neighbours = offsets.size
+    tails[:] = starts
+    for i in range(seeds.size):
+        queue[np.uint64(tails[seed_levels[i]])] = seeds[i]
+        tails[seed_levels[i]] += one
+    ring = np.empty(1024, queue.dtype)
+    wrap = np.uint64(ring.size - 1)
+    ring_head, ring_tail = np.uint64(0), np.uint64(0)
+    for index in range(starts.size):
+        level = np.uint32(index)
+        head, tail = np.uint64(starts[index]), np.uint64(tails[index])
+        while True:
+            if head < tail:
+                voxel = np.uint64(queue[head])
+                # a place that no voxel took yet holds anything: the bound makes it harmless
+                if head + _AHEAD < room and queue[head + _AHEAD] < size:
+                    soon = np.uint64(queue[head + _AHEAD])
+                    _prefetch(work, soon)
+                    if soon >= row:
+                        _prefetch(work, soon - row)
+                    if soon + row < size:
+                        _prefetch(work, soon + row)
+                    if not flat:
+                        if soon >= plane:
+                            _prefetch(work, soon - plane)
+                        if soon + plane < size:
+                            _prefetch(work, soon + plane)
+                head += one
+            elif ring_head != ring_tail:
+                voxel = np.uint64(ring[ring_head & wrap])
+                ring_head += one
+            else:
+                break
+            if ring_tail - ring_head + np.uint64(neighbours) > wrap:
+                wider = np.empty(2 * ring.size, ring.dtype)
+                for j in range(ring_head, ring_tail):
+                    wider[np.uint64(j) & np.uint64(wider.size - 1)] = ring[np.uint64(j) & wrap]
+                ring = wider
+                wrap = np.uint64(ring.size - 1)
+            label = work[voxel]
+            line = voxel // row
+            x = voxel - line * row
+            z = line // np.uint64(height)
+            y = line - z * np.uint64(height)
+            inside = x > 0 and x < last_x and y > 0 and y < last_y and (flat or (z > 0 and z < last_z))
+            for i in range(neighbours):
+                if not inside:
+                    nx, ny, nz = np.int64(x) + steps[i, 2], np.int64(y) + steps[i, 1], np.int64(z) + steps[i, 0]
+                    if nx < 0 or nx >= width or ny < 0 or ny >= height or nz < 0 or nz >= depth:
+                        continue
+                other = voxel + offsets[i]
+                state = work[other]
+                if state < FREE:
+                    continue
+                work[other] = label
+                state ^= FREE
+                if state > level:
+                    place = np.uint64(tails[state])
+                    queue[place] = other
+                    tails[state] = place + one
+                else:
+                    ring[ring_tail & wrap] = other
+                    ring_tail += one
+
+
+_WAITING, _QUEUED, _DONE, _LINE = 0, 1, 2, 3
+
+
+@njit(nogil=True, cache=True)
+def flood_with_lines(
+    work: NDArray[np.uint32],
+    seeds: NDArray[Any],
+    seed_levels: NDArray[np.uint32],
+    starts: NDArray[Any],
+    tails: NDArray[Any],
+    queue: NDArray[Any],
+    steps: NDArray[np.int64],
+    depth: int,
+    height: int,
+    width: int,
+) -> None:
+    """As `flood`, but a voxel that is reached while it touches another label becomes a line of 0, one voxel thick.
+
+    The line still hands on the flood that reached it, as scikit-image does. One byte a voxel more for its state.
+    """
+    state = np.zeros(work.size, np.uint8)
+    tails[:] = starts
+    for i in range(seeds.size):
+        queue[tails[seed_levels[i]]] = seeds[i]
+        tails[seed_levels[i]] += 1
+        state[seeds[i]] = _DONE
+    ring = np.empty(1024, queue.dtype)
+    ring_head, ring_tail = 0, 0
+    for level in range(starts.size):
+        head, tail = np.int64(starts[level]), np.int64(tails[level])
+        while True:
+            if head < tail:
+                voxel = np.int64(queue[head])
+                head += 1
+            elif ring_head != ring_tail:
+                voxel = np.int64(ring[ring_head % ring.size])
+                ring_head += 1
+            else:
+                break
+            if ring_tail - ring_head + len(steps) >= ring.size:
+                wider = np.empty(2 * ring.size, ring.dtype)
+                for j in range(ring_head, ring_tail):
+                    wider[j % wider.size] = ring[j % ring.size]
+                ring = wider
+            label = work[voxel]
+            z, y, x = voxel // (height * width), voxel // width % height, voxel % width
+            meets_other = False
+            for i in range(len(steps)):
+                nz, ny, nx = z + steps[i, 0], y + steps[i, 1], x + steps[i, 2]
+                if nx < 0 or nx >= width or ny < 0 or ny >= height or nz < 0 or nz >= depth:
+                    continue
+                other = (nz * height + ny) * width + nx
+                meets_other = meets_other or (state[other] == _DONE and work[other] != label)
+                if work[other] >= FREE:
+                    target = np.int64(work[other] ^ FREE)
+                    work[other] = label
+                    if target > level:
+                        queue[tails[target]] = other
+                        tails[target] += 1
+                    else:
+                        ring[ring_tail % ring.size] = other
+                        ring_tail += 1
+                    state[other] = _QUEUED
+            # a seed keeps its label, but as part of a line it stops nobody: state tells the two apart
+            if state[voxel] == _DONE:
+                if meets_other:
+                    state[voxel] = _WAITING
+            else:
+                state[voxel] = _LINE if meets_other else _DONE
+    for i in range(work.size):
+        if state[i] == _LINE:
+            work[i] = 0

@@ -1,0 +1,231 @@
+"""One row an object: size, place, box, intensities, contact with the border. One pass, any number of blocks.
+
+Sums of integers are exact and so are the sums of coordinates; float sums are taken in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from cellengine.errors import UsageError
+from cellengine.ops.neighbours import check_connectivity, volume_shape
+from cellengine.ops.threads import run_threads, split_range, worker_count
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectTable:
+    """Measurements of the objects that were seen, one row each, in order of label. Lengths are in voxels."""
+
+    label: NDArray[np.uint32]
+    area: NDArray[np.int64]
+    """number of voxels"""
+    centroid: NDArray[np.float64]
+    """(n, ndim), voxel centres at whole numbers"""
+    bbox: NDArray[np.int64]
+    """(n, 2 * ndim): lower corner, upper corner, half-open"""
+    intensity_mean: NDArray[np.float64]
+    """(n, channels), as the other intensities"""
+    intensity_min: NDArray[np.float64]
+    intensity_max: NDArray[np.float64]
+    intensity_std: NDArray[np.float64]
+    """population standard deviation"""
+    touches_border: NDArray[np.bool_]
+    """whether a voxel lies on the border of the whole image"""
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+
+class ObjectStatistics:
+    """Measurements that grow block by block; blocks of one image may come in any order and must not overlap.
+
+    ndim: 2 or 3; shape: of the whole image, to know its border; channels: of the intensity image (0 = none).
+    Memory: (15 + 4 channels) * 8 bytes a label up to the largest one seen, so labels had better be dense.
+    """
+
+    def __init__(self, shape: Sequence[int], channels: int = 0) -> None:
+        self.shape = tuple(int(n) for n in shape)
+        check_connectivity(1, len(self.shape))
+        self.channels = channels
+        self._counts = np.zeros((0, _COUNTS), np.int64)
+        self._sums = np.zeros((0, 4 * channels), np.float64)
+
+    def add(
+        self,
+        labels: NDArray[Any],
+        intensity: NDArray[Any] | None = None,
+        origin: Sequence[int] | None = None,
+        *,
+        workers: int | None = None,
+    ) -> None:
+        """Count a block of labels that lies at `origin` of the whole image (all zeros when left out).
+
+        intensity: (channels, *labels.shape), or labels.shape when there is one channel. O(voxels), one pass.
+        """
+        if labels.ndim != len(self.shape):
+            raise UsageError(f"Labels of {labels.ndim} axes were given for an image of shape {self.shape}.")
+        block = np.ascontiguousarray(labels, np.uint32).reshape(volume_shape(labels.shape))
+        values = self._channel_block(intensity, labels.shape)
+        corner = [0] * len(self.shape) if origin is None else [int(o) for o in origin]
+        place = np.array([0] * (3 - len(corner)) + corner, np.int64)
+        largest = int(block.max(initial=0))
+        self._widen(largest + 1)
+        whole = np.array(volume_shape(self.shape), np.int64)
+        rows = block.shape[0] * block.shape[1]
+        # every thread counts into a table of its own: only as many as that is cheap beside the voxels
+        threads = max(1, min(worker_count(workers), block.size // (8 * (largest + 1)) if largest else 1))
+
+        def count(part: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+            counts, sums = _empty(largest + 1, self.channels)
+            _count_rows(block, values, *part, place, whole, counts, sums)
+            return counts, sums
+
+        for counts, sums in run_threads(count, split_range(rows, threads), threads):
+            self._merge(counts, sums)
+
+    def merge(self, other: ObjectStatistics) -> None:
+        """Take in what another one has counted of the same image."""
+        if (self.shape, self.channels) != (other.shape, other.channels):
+            raise UsageError("Only statistics of one image can be merged: shapes or channels differ.")
+        self._widen(len(other._counts))
+        self._merge(other._counts, other._sums)
+
+    def finish(self) -> ObjectTable:
+        """The table of every label seen, in order."""
+        seen = np.flatnonzero(self._counts[:, _AREA] > 0)
+        seen = seen[seen > 0]
+        counts = self._counts[seen]
+        axes = slice(3 - len(self.shape), 3)
+        area = counts[:, _AREA]
+        sums = self._sums[seen].reshape(len(seen), self.channels, 4)
+        mean = sums[:, :, 0] / area[:, None]
+        variance = np.maximum(sums[:, :, 1] / area[:, None] - mean**2, 0)
+        return ObjectTable(
+            seen.astype(np.uint32),
+            area,
+            counts[:, 1:4][:, axes] / area[:, None],
+            np.concatenate([counts[:, 4:7][:, axes], counts[:, 7:10][:, axes] + 1], axis=1),
+            mean,
+            sums[:, :, 2],
+            sums[:, :, 3],
+            np.sqrt(variance),
+            counts[:, _BORDER] > 0,
+        )
+
+    def _channel_block(self, intensity: NDArray[Any] | None, shape: tuple[int, ...]) -> NDArray[Any]:
+        if intensity is None:
+            intensity = np.zeros((0, *shape), np.float32)
+        elif intensity.shape == shape:
+            intensity = intensity[None]
+        if intensity.shape != (self.channels, *shape):
+            raise UsageError(
+                f"Intensities of shape {intensity.shape} were given: expected {(self.channels, *shape)}, as the labels."
+            )
+        if intensity.dtype not in (np.uint8, np.uint16, np.float32) or not intensity.dtype.isnative:
+            intensity = intensity.astype(np.float32)
+        return np.ascontiguousarray(intensity).reshape(self.channels, *volume_shape(shape))
+
+    def _widen(self, rows: int) -> None:
+        if rows > len(self._counts):
+            counts, sums = _empty(max(rows, 3 * len(self._counts) // 2), self.channels)
+            counts[: len(self._counts)], sums[: len(self._sums)] = self._counts, self._sums
+            self._counts, self._sums = counts, sums
+
+    def _merge(self, counts: NDArray[np.int64], sums: NDArray[np.float64]) -> None:
+        mine, more = self._counts[: len(counts)], counts
+        mine[:, :4] += more[:, :4]
+        np.minimum(mine[:, 4:7], more[:, 4:7], out=mine[:, 4:7])
+        np.maximum(mine[:, 7:], more[:, 7:], out=mine[:, 7:])
+        own, new = (table.reshape(len(table), self.channels, 4) for table in (self._sums[: len(sums)], sums))
+        own[:, :, :2] += new[:, :, :2]
+        np.minimum(own[:, :, 2], new[:, :, 2], out=own[:, :, 2])
+        np.maximum(own[:, :, 3], new[:, :, 3], out=own[:, :, 3])
+
+
+def measure_objects(
+    labels: NDArray[Any], intensity: NDArray[Any] | None = None, *, workers: int | None = None
+) -> ObjectTable:
+    """Measure every object of a label image (y, x) or (z, y, x); intensity as in `ObjectStatistics.add`.
+
+    Equals skimage.measure.regionprops_table (area, centroid, bbox, intensity_*). O(voxels), one parallel pass.
+    """
+    channels = 0 if intensity is None else 1 if intensity.shape == labels.shape else len(intensity)
+    statistics = ObjectStatistics(labels.shape, channels)
+    statistics.add(labels, intensity, workers=workers)
+    return statistics.finish()
+
+
+_AREA, _BORDER, _COUNTS = 0, 10, 11  # columns: area, sums of z y x, lowest z y x, highest z y x, border
+
+
+def _empty(rows: int, channels: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    counts = np.zeros((rows, _COUNTS), np.int64)
+    counts[:, 4:7] = np.iinfo(np.int64).max
+    counts[:, 7:10] = -1
+    sums = np.zeros((rows, channels, 4), np.float64)
+    sums[:, :, 2], sums[:, :, 3] = np.inf, -np.inf
+    return counts, sums.reshape(rows, 4 * channels)
+
+
+@njit(nogil=True, cache=True)
+def _count_rows(
+    labels: NDArray[np.uint32],
+    values: NDArray[Any],
+    begin: int,
+    end: int,
+    origin: NDArray[np.int64],
+    whole: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    sums: NDArray[np.float64],
+) -> None:
+    height, width = labels.shape[1], labels.shape[2]
+    channels = values.shape[0]
+    for line in range(begin, end):
+        z, y = line // height, line % height
+        here = labels[z, y]
+        gz, gy = z + origin[0], y + origin[1]
+        at_border = gy == 0 or gy == whole[1] - 1 or (whole[0] > 1 and (gz == 0 or gz == whole[0] - 1))
+        x = 0
+        while x < width:
+            label = here[x]
+            start = x
+            while x < width and here[x] == label:
+                x += 1
+            if label == 0:
+                continue
+            # a run of one label is one visit to its row of the table
+            n = x - start
+            first, last = start + origin[2], x - 1 + origin[2]
+            row = counts[label]
+            row[0] += n
+            row[1] += gz * n
+            row[2] += gy * n
+            row[3] += (first + last) * n // 2
+            row[4] = min(row[4], gz)
+            row[5] = min(row[5], gy)
+            row[6] = min(row[6], first)
+            row[7] = max(row[7], gz)
+            row[8] = max(row[8], gy)
+            row[9] = max(row[9], last)
+            if at_border or first == 0 or last == whole[2] - 1:
+                row[10] = 1
+            for c in range(channels):
+                total, square = 0.0, 0.0
+                low, high = np.inf, -np.inf
+                source = values[c, z, y]
+                for i in range(start, x):
+                    value = np.float64(source[i])
+                    total += value
+                    square += value * value
+                    low = min(low, value)
+                    high = max(high, value)
+                sums[label, 4 * c] += total
+                sums[label, 4 * c + 1] += square
+                sums[label, 4 * c + 2] = min(sums[label, 4 * c + 2], low)
+                sums[label, 4 * c + 3] = max(sums[label, 4 * c + 3], high)

@@ -1,0 +1,60 @@
+"""Sorting float32 and 32-bit keys by radix: stable, linear, no comparison."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+
+@njit(nogil=True, cache=True)
+def ordered_keys(bits: NDArray[np.uint32], keys: NDArray[np.uint32], flip: np.uint32) -> None:
+    """Write, for float32 given by its bits, unsigned keys of the same order; `flip` 0xFFFFFFFF reverses it.
+
+    Both zeros are one value. NaN comes after everything (before, when reversed).
+    """
+    for i in range(bits.size):
+        b = bits[i]
+        if b == np.uint32(0x80000000):
+            b = np.uint32(0)
+        keys[i] = (b ^ (np.uint32(0xFFFFFFFF) if b >> np.uint32(31) else np.uint32(0x80000000))) ^ flip
+
+
+@njit(nogil=True, cache=True)
+def radix_sort(
+    keys: NDArray[np.uint32], values: NDArray[np.uint32], spare_keys: NDArray[np.uint32], spare: NDArray[np.uint32]
+) -> None:
+    """Sort `keys` ascending, in place, and `values` with them; equal keys keep their order.
+
+    Three passes of 11 bits; passes in which all keys agree are left out. The spare arrays are scratch of equal length.
+    """
+    n = keys.size
+    counts = np.zeros((3, 2048), np.int64)
+    for i in range(n):
+        counts[0, keys[i] & np.uint32(2047)] += 1
+        counts[1, (keys[i] >> np.uint32(11)) & np.uint32(2047)] += 1
+        counts[2, keys[i] >> np.uint32(22)] += 1
+    swapped = False
+    for digit in range(3):
+        shift = np.uint32(11 * digit)
+        place = counts[digit]
+        source, target = (spare_keys, keys) if swapped else (keys, spare_keys)
+        source_values, target_values = (spare, values) if swapped else (values, spare)
+        if n == 0 or place[(source[0] >> shift) & np.uint32(2047)] == n:
+            continue
+        total = 0
+        for bucket in range(2048):
+            count = place[bucket]
+            place[bucket] = total
+            total += count
+        for i in range(n):
+            key = np.int64((source[i] >> shift) & np.uint32(2047))
+            at = place[key]
+            place[key] = at + 1
+            target[at] = source[i]
+            target_values[at] = source_values[i]
+        swapped = not swapped
+    if swapped:
+        for i in range(n):
+            keys[i] = spare_keys[i]
+            values[i] = spare[i]

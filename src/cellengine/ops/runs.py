@@ -1,0 +1,345 @@
+"""Masks as runs along x: compact, quick to connect, and the unit in which work is shared between threads.
+
+A picture of 16 million pixels with 10,000 nuclei has about 300,000 runs, so that what is done per run costs next to
+nothing. Connected components of runs are found by union-find: O(runs), 12 bytes a run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from cellengine.ops.neighbours import volume_shape
+from cellengine.ops.threads import run_threads, split_range, worker_count
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """The true voxels of a mask as half-open runs along x, in raster order."""
+
+    shape: tuple[int, int, int]
+    """z, y, x; one plane for a 2D picture"""
+    row_start: NDArray[np.int64]
+    """index of the first run of each row, and their number at the end; rows are z * height + y"""
+    start: NDArray[np.int32]
+    stop: NDArray[np.int32]
+
+    @property
+    def count(self) -> int:
+        """Number of runs."""
+        return len(self.start)
+
+
+@dataclass(frozen=True, slots=True)
+class Components:
+    """Runs grouped by connected component; components are numbered from 0 in raster order of their first voxel."""
+
+    runs: Runs
+    row: NDArray[np.int32]
+    """row of each run"""
+    order: NDArray[np.int64]
+    """runs sorted by component, in raster order within each"""
+    first: NDArray[np.int64]
+    """index into `order` of the first run of each component, and the number of runs at the end"""
+    box: NDArray[np.int32]
+    """z0, y0, x0, z1, y1, x1 of each component, half-open"""
+    voxels: NDArray[np.int64]
+
+    @property
+    def count(self) -> int:
+        """Number of components."""
+        return len(self.voxels)
+
+    @property
+    def listing(self) -> tuple[NDArray[Any], ...]:
+        """order, first, row, start, stop: what a compiled kernel needs to walk through components."""
+        return self.order, self.first, self.row, self.runs.start, self.runs.stop
+
+    def groups(self, voxels: int) -> list[tuple[int, int]]:
+        """Half-open ranges of consecutive components of about `voxels` voxels: the work items of threads."""
+        if self.count == 0:
+            return []
+        before = np.cumsum(self.voxels) - self.voxels
+        starts = np.flatnonzero(np.diff(before // max(voxels, 1), prepend=-1))
+        return list(pairwise([*(int(s) for s in starts), self.count]))
+
+
+def find_runs(image: NDArray[Any], threshold: float, workers: int | None = None) -> Runs:
+    """Runs of `image` > `threshold`; a 2D or 3D array of float32 or uint8 (others are converted to float32)."""
+    if image.dtype == np.bool_:
+        image = image.view(np.uint8)
+    if image.dtype not in (np.uint8, np.float32) or not image.dtype.isnative:
+        image = image.astype(np.float32)
+    shape = volume_shape(image.shape)
+    rows = np.ascontiguousarray(image).reshape(shape[0] * shape[1], shape[2])
+    limit = np.float32(threshold)
+    parts = run_threads(
+        lambda part: _scan_rows(rows[part[0] : part[1]], limit),
+        split_range(len(rows), worker_count(workers)),
+        workers,
+    )
+    row_start = np.zeros(len(rows) + 1, np.int64)
+    np.cumsum(np.concatenate([part[0] for part in parts] or [row_start[:0]]), out=row_start[1:])
+    none = np.zeros(0, np.int32)
+    return Runs(
+        shape,
+        row_start,
+        np.concatenate([part[1] for part in parts] or [none]),
+        np.concatenate([part[2] for part in parts] or [none]),
+    )
+
+
+def connect(runs: Runs, connectivity: int) -> Components:
+    """Connected components of runs. `connectivity` 1, 2, 3 as in scikit-image."""
+    depth, height, _ = runs.shape
+    row, component, count = _connect(runs.row_start, runs.start, runs.stop, depth, height, connectivity)
+    order, first, box, voxels = _group(row, runs.start, runs.stop, component, count, height)
+    return Components(runs, row, order, first, box, voxels)
+
+
+def fill_small_holes(runs: Runs, max_voxels: int) -> Runs:
+    """Fill holes of at most `max_voxels`: background that faces connect to no border of the image."""
+    if max_voxels <= 0 or runs.count == 0:
+        return runs
+    depth, height, width = runs.shape
+    row_start, start, stop = _gaps(runs.row_start, runs.start, runs.stop, width)
+    row, component, count = _connect(row_start, start, stop, depth, height, 1)
+    filled = _holes(row, start, stop, component, count, depth, height, width, max_voxels)
+    if not filled.any():
+        return runs
+    return Runs(runs.shape, *_merge_filled(runs.row_start, runs.start, runs.stop, row_start, start, stop, filled))
+
+
+@njit(nogil=True, cache=True)
+def _scan_rows(
+    rows: NDArray[Any], threshold: np.float32
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]:
+    height, width = rows.shape
+    counts = np.zeros(height, np.int64)
+    start = np.empty(1024, np.int32)
+    stop = np.empty(1024, np.int32)
+    n = 0
+    for y in range(height):
+        if n + width // 2 + 1 > start.size:
+            size = 2 * start.size + width
+            longer = np.empty(size, np.int32)
+            longer[:n] = start[:n]
+            start = longer
+            longer = np.empty(size, np.int32)
+            longer[:n] = stop[:n]
+            stop = longer
+        before = n
+        x = 0
+        while x < width:
+            while x < width and not rows[y, x] > threshold:
+                x += 1
+            if x == width:
+                break
+            start[n] = x
+            while x < width and rows[y, x] > threshold:
+                x += 1
+            stop[n] = x
+            n += 1
+        counts[y] = n - before
+    return counts, start[:n].copy(), stop[:n].copy()
+
+
+@njit(nogil=True, cache=True)
+def _find(parent: NDArray[np.int64], i: int) -> int:
+    while parent[i] != i:
+        parent[i] = parent[parent[i]]
+        i = parent[i]
+    return i
+
+
+@njit(nogil=True, cache=True)
+def _join_rows(
+    row_start: NDArray[np.int64],
+    start: NDArray[np.int32],
+    stop: NDArray[np.int32],
+    parent: NDArray[np.int64],
+    row: int,
+    other: int,
+    reach: int,
+) -> None:
+    """Join the runs of two rows that overlap, or touch at a corner when `reach` is 1."""
+    a, b = row_start[row], row_start[other]
+    while a < row_start[row + 1] and b < row_start[other + 1]:
+        if start[a] < stop[b] + reach and start[b] < stop[a] + reach:
+            p, q = _find(parent, a), _find(parent, b)
+            # the smaller index stays the root: components come out in raster order of their first run
+            if p < q:
+                parent[q] = p
+            else:
+                parent[p] = q
+        if stop[a] < stop[b]:
+            a += 1
+        else:
+            b += 1
+
+
+@njit(nogil=True, cache=True)
+def _connect(
+    row_start: NDArray[np.int64],
+    start: NDArray[np.int32],
+    stop: NDArray[np.int32],
+    depth: int,
+    height: int,
+    connectivity: int,
+) -> tuple[NDArray[np.int32], NDArray[np.int64], int]:
+    n = start.size
+    parent = np.arange(n)
+    row_of = np.empty(n, np.int32)
+    for z in range(depth):
+        for y in range(height):
+            row = z * height + y
+            row_of[row_start[row] : row_start[row + 1]] = row
+            if y > 0:
+                _join_rows(row_start, start, stop, parent, row, row - 1, int(connectivity > 1))
+            if z > 0:
+                above = row - height
+                _join_rows(row_start, start, stop, parent, row, above, int(connectivity > 1))
+                if connectivity > 1 and y > 0:
+                    _join_rows(row_start, start, stop, parent, row, above - 1, int(connectivity > 2))
+                if connectivity > 1 and y < height - 1:
+                    _join_rows(row_start, start, stop, parent, row, above + 1, int(connectivity > 2))
+    count = 0
+    for i in range(n):
+        if parent[i] == i:
+            parent[i] = -1 - count
+            count += 1
+        else:
+            root = i
+            while parent[root] >= 0:
+                root = parent[root]
+            parent[i] = parent[root]
+    for i in range(n):
+        parent[i] = -1 - parent[i]
+    return row_of, parent, count
+
+
+@njit(nogil=True, cache=True)
+def _group(
+    row: NDArray[np.int32],
+    start: NDArray[np.int32],
+    stop: NDArray[np.int32],
+    component: NDArray[np.int64],
+    count: int,
+    height: int,
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
+    first = np.zeros(count + 1, np.int64)
+    box = np.empty((count, 6), np.int32)
+    box[:, :3] = np.iinfo(np.int32).max
+    box[:, 3:] = -1
+    voxels = np.zeros(count, np.int64)
+    for i in range(component.size):
+        c = component[i]
+        first[c + 1] += 1
+        voxels[c] += stop[i] - start[i]
+        z, y = row[i] // height, row[i] % height
+        box[c, 0] = min(box[c, 0], z)
+        box[c, 1] = min(box[c, 1], y)
+        box[c, 2] = min(box[c, 2], start[i])
+        box[c, 3] = max(box[c, 3], z + 1)
+        box[c, 4] = max(box[c, 4], y + 1)
+        box[c, 5] = max(box[c, 5], stop[i])
+    for c in range(count):
+        first[c + 1] += first[c]
+    place = first[:-1].copy()
+    order = np.empty(component.size, np.int64)
+    for i in range(component.size):
+        c = component[i]
+        order[place[c]] = i
+        place[c] += 1
+    return order, first, box, voxels
+
+
+@njit(nogil=True, cache=True)
+def _gaps(
+    row_start: NDArray[np.int64], start: NDArray[np.int32], stop: NDArray[np.int32], width: int
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]:
+    """The complement, as runs."""
+    rows = row_start.size - 1
+    gap_row = np.zeros(rows + 1, np.int64)
+    gap_start = np.empty(start.size + rows, np.int32)
+    gap_stop = np.empty(start.size + rows, np.int32)
+    n = 0
+    for row in range(rows):
+        x = 0
+        for i in range(row_start[row], row_start[row + 1]):
+            if start[i] > x:
+                gap_start[n], gap_stop[n] = x, start[i]
+                n += 1
+            x = stop[i]
+        if x < width:
+            gap_start[n], gap_stop[n] = x, width
+            n += 1
+        gap_row[row + 1] = n
+    return gap_row, gap_start[:n], gap_stop[:n]
+
+
+@njit(nogil=True, cache=True)
+def _holes(
+    row: NDArray[np.int32],
+    start: NDArray[np.int32],
+    stop: NDArray[np.int32],
+    component: NDArray[np.int64],
+    count: int,
+    depth: int,
+    height: int,
+    width: int,
+    max_voxels: int,
+) -> NDArray[np.bool_]:
+    """Which gaps belong to a hole that is to be filled."""
+    size = np.zeros(count, np.int64)
+    for i in range(component.size):
+        z, y = row[i] // height, row[i] % height
+        border = y == 0 or y == height - 1 or start[i] == 0 or stop[i] == width
+        border = border or (depth > 1 and (z == 0 or z == depth - 1))
+        # a size no hole can have: whatever meets the border is never small enough
+        size[component[i]] += max_voxels + 1 if border else stop[i] - start[i]
+    filled = np.empty(component.size, np.bool_)
+    for i in range(component.size):
+        filled[i] = size[component[i]] <= max_voxels
+    return filled
+
+
+@njit(nogil=True, cache=True)
+def _merge_filled(
+    row_start: NDArray[np.int64],
+    start: NDArray[np.int32],
+    stop: NDArray[np.int32],
+    gap_row: NDArray[np.int64],
+    gap_start: NDArray[np.int32],
+    gap_stop: NDArray[np.int32],
+    filled: NDArray[np.bool_],
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]:
+    rows = row_start.size - 1
+    new_row = np.zeros(rows + 1, np.int64)
+    new_start = np.empty(start.size + gap_start.size, np.int32)
+    new_stop = np.empty(start.size + gap_start.size, np.int32)
+    n = 0
+    for row in range(rows):
+        before = n
+        a, b = row_start[row], gap_row[row]
+        while a < row_start[row + 1] or b < gap_row[row + 1]:
+            if b == gap_row[row + 1] or (a < row_start[row + 1] and start[a] < gap_start[b]):
+                x0, x1 = start[a], stop[a]
+                a += 1
+            else:
+                x0, x1 = gap_start[b], gap_stop[b]
+                b += 1
+                if not filled[b - 1]:
+                    continue
+            if n > before and new_stop[n - 1] == x0:
+                new_stop[n - 1] = x1
+            else:
+                new_start[n], new_stop[n] = x0, x1
+                n += 1
+        new_row[row + 1] = n
+    return new_row, new_start[:n].copy(), new_stop[:n].copy()

@@ -1,0 +1,266 @@
+"""Seeded watershed in 2D and 3D, exact: priority flood, first in first out among equals, seeds in raster order.
+
+Method: Meyer's flooding with hierarchical queues (F. Meyer, "Topographic distance and watershed lines", Signal
+Processing 38, 1994). Priorities never fall: a voxel below the flood's level is flooded at that level.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import ArrayLike, NDArray
+
+from cellengine.errors import InputError, ResourceError, UsageError
+from cellengine.ops.flood import FREE, LARGEST_LABEL, flood, flood_with_lines
+from cellengine.ops.neighbours import check_connectivity, flat_offsets, steps_within, volume_shape
+from cellengine.ops.order import ordered_keys, radix_sort
+from cellengine.ops.runs import Runs, connect, find_runs
+from cellengine.ops.threads import run_threads
+
+_GROUP = 1 << 16  # voxels that one flood takes on at a time: what it touches then stays in a core's cache
+
+
+def watershed(
+    image: NDArray[Any],
+    markers: ArrayLike,
+    mask: NDArray[Any] | None = None,
+    connectivity: int = 1,
+    watershed_line: bool = False,
+    *,
+    workers: int | None = 1,
+) -> NDArray[np.uint32]:
+    """Flood `image` (y, x) or (z, y, x) from `markers`, lowest values first.
+
+    image: relief of any real dtype. 8 and 16 bit are flooded as they are; everything else by its rank, which is
+        exact. NaN is flooded last.
+    markers: label image of the seeds (0 = none, labels below 2^31 - 1), or coordinates of shape (n, ndim), which become
+        the labels 1 ... n. Seeds outside the mask are ignored.
+    mask: only its true voxels are flooded. Components of the mask without a seed stay 0.
+    connectivity: 1, 2 or 3 as in scikit-image: 4, 8 or 6, 18, 26 neighbours.
+    watershed_line: leave a line of 0 between basins, one voxel thick.
+    workers: threads (None = all processors), of use with a mask: its components are flooded independently, with exactly
+        the labels of one thread.
+
+    Returns uint32 labels. Equal to scikit-image label for label where seeds are single voxels of distinct levels
+    (scikit-image takes seeds of one level in no defined order).
+
+    Time is O(voxels) for 8 and 16 bit and O(voxels) with three more passes otherwise. Memory in bytes a flooded voxel,
+    beside image, markers and mask: 4 for the labels and 4 for the queue (8 beyond 2^32 voxels); other dtypes 20 more at
+    the peak; `watershed_line` 1 more. With a mask the queue is only as long as the components in work.
+
+    Raises UsageError for shapes and connectivity, InputError for labels out of range.
+    """
+    check_connectivity(connectivity, image.ndim)
+    labels = _marker_image(markers, image.shape)
+    runs = _whole(image.shape) if mask is None else find_runs(_as_mask(mask, image.shape), 0.5, workers)
+    components = connect(runs, connectivity)
+    relief, narrow = _relief(image)
+    if not narrow and image.size >= 1 << 32:
+        raise ResourceError(
+            f"A relief of {image.dtype} and {image.size} voxels was given: beyond 2^32 voxels it must be 8 or 16 bit."
+        )
+    shape = volume_shape(image.shape)
+    steps = steps_within(connectivity, image.shape)
+    offsets = flat_offsets(steps, shape)
+    work = np.zeros(image.size, np.uint32)
+    index = np.uint32 if image.size < 1 << 32 else np.uint64
+
+    def flood_group(group: tuple[int, int]) -> None:
+        where = (*components.listing, *group, shape[2])
+        if narrow:
+            valid, seeds, levels, starts, size = _prepare_levels(relief, labels, *where, work, np.zeros(1, index))
+        else:
+            valid, seeds, levels, starts, size = _prepare_ranks(relief, labels, *where, work)
+        if not valid:
+            raise InputError(f"A marker outside 1 ... {LARGEST_LABEL - 1} was found: relabel the markers first.")
+        if len(seeds) == 0:
+            return
+        queue, tails = np.empty(size, index), np.empty_like(starts)
+        if watershed_line:
+            flood_with_lines(work, seeds, levels, starts, tails, queue, steps, *shape)
+        else:
+            flood(work, seeds, levels, starts, tails, queue, steps, offsets, *shape)
+
+    # lines take a byte a voxel of the whole image for each flood: one flood for all
+    run_threads(flood_group, components.groups(image.size if watershed_line else _GROUP), workers)
+    return work.reshape(image.shape)
+
+
+def _marker_image(markers: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.uint32]:
+    """The seeds as a flat label image."""
+    array = np.asarray(markers)
+    if array.dtype.kind not in "iub":
+        raise UsageError(f"Markers of type {array.dtype} were given: integers are expected.")
+    if array.shape == shape:
+        if array.dtype.itemsize > 4 and array.size and not 0 <= int(array.min()) <= int(array.max()) < LARGEST_LABEL:
+            raise InputError(f"A marker outside 1 ... {LARGEST_LABEL - 1} was found: relabel the markers first.")
+        return np.ascontiguousarray(array).astype(np.uint32, copy=False).reshape(-1)
+    if array.ndim != 2 or array.shape[1] != len(shape):
+        raise UsageError(
+            f"Markers of shape {array.shape} were given: expected {shape} or coordinates (n, {len(shape)})."
+        )
+    if len(array) and ((array < 0).any() or (array >= np.array(shape)).any()):
+        raise InputError(f"A marker coordinate lies outside the image of shape {shape}.")
+    labels = np.zeros(shape, np.uint32)
+    labels[tuple(array.T)] = np.arange(1, len(array) + 1, dtype=np.uint32)
+    return labels.reshape(-1)
+
+
+def _as_mask(mask: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    mask = np.asarray(mask)
+    if mask.shape != shape:
+        raise UsageError(f"A mask of shape {mask.shape} was given with an image of shape {shape}: they must agree.")
+    return mask.astype(np.bool_, copy=False)
+
+
+def _whole(shape: tuple[int, ...]) -> Runs:
+    """Every voxel of an image: one run a row."""
+    depth, height, width = volume_shape(shape)
+    rows = depth * height if width else 0
+    return Runs(
+        (depth, height, width),
+        np.minimum(np.arange(depth * height + 1), rows),
+        np.zeros(rows, np.int32),
+        np.full(rows, width, np.int32),
+    )
+
+
+def _relief(image: NDArray[Any]) -> tuple[NDArray[Any], bool]:
+    """The relief, flat, as uint8 or uint16 levels (True) or as bits of float32 (False). Order is kept exactly."""
+    flat = np.ascontiguousarray(image).reshape(-1)
+    if flat.dtype.kind not in "biuf":
+        raise UsageError(f"A relief of type {image.dtype} was given: real numbers are expected.")
+    if flat.dtype.itemsize == 1 or (flat.dtype.kind in "iu" and flat.dtype.itemsize == 2):
+        width = flat.dtype.itemsize
+        unsigned = flat.astype(flat.dtype.newbyteorder("="), copy=False).view(f"u{width}")
+        # flipping the sign bit turns signed order into unsigned order
+        return (unsigned ^ unsigned.dtype.type(1 << (8 * width - 1)) if flat.dtype.kind == "i" else unsigned), True
+    single = flat.astype(np.float32, copy=False)
+    wide = flat.dtype.itemsize > 4 or flat.dtype.kind in "iu"
+    if wide and not np.array_equal(single.astype(flat.dtype), flat, equal_nan=flat.dtype.kind == "f"):
+        # too fine for float32: ranks are as good as values, and read as bits of positive floats they keep their order
+        return np.unique(flat, return_inverse=True)[1].astype(np.uint32).reshape(-1), False
+    return single.view(np.uint32), False
+
+
+@njit(nogil=True, cache=True)
+def _prepare_levels(
+    relief: NDArray[Any],
+    labels: NDArray[np.uint32],
+    order: NDArray[np.int64],
+    first: NDArray[np.int64],
+    row: NDArray[np.int32],
+    start: NDArray[np.int32],
+    stop: NDArray[np.int32],
+    begin: int,
+    end: int,
+    width: int,
+    work: NDArray[np.uint32],
+    like: NDArray[Any],
+) -> tuple[bool, NDArray[Any], NDArray[np.uint32], NDArray[Any], int]:
+    """Write the components begin ... end into `work`; their seeds, the buckets of the queue and its length."""
+    lowest, highest, size, seed_count = np.int64(65535), np.int64(0), np.int64(0), 0
+    seeded = np.zeros(end - begin, np.bool_)
+    for c in range(begin, end):
+        for k in range(first[c], first[c + 1]):
+            base = np.int64(row[order[k]]) * width
+            for i in range(base + start[order[k]], base + stop[order[k]]):
+                lowest = min(lowest, np.int64(relief[i]))
+                highest = max(highest, np.int64(relief[i]))
+                if labels[i] != 0:
+                    seeded[c - begin] = True
+                    seed_count += 1
+                    if labels[i] >= np.uint32(LARGEST_LABEL):
+                        return False, like[:0].copy(), work[:0].copy(), like[:0].copy(), 0
+    if seed_count == 0:
+        return True, like[:0].copy(), work[:0].copy(), like[:0].copy(), 0
+    starts = np.zeros(highest - lowest + 1, like.dtype)
+    seeds = np.empty(seed_count, like.dtype)
+    levels = np.empty(seed_count, np.uint32)
+    seed_count = 0
+    for c in range(begin, end):
+        if not seeded[c - begin]:
+            continue
+        for k in range(first[c], first[c + 1]):
+            base = np.int64(row[order[k]]) * width
+            for i in range(base + start[order[k]], base + stop[order[k]]):
+                level = np.uint32(np.int64(relief[i]) - lowest)
+                starts[level] += 1
+                if labels[i] != 0:
+                    seeds[seed_count] = i
+                    levels[seed_count] = level
+                    work[i] = labels[i]
+                    seed_count += 1
+                else:
+                    work[i] = FREE | level
+    for bucket in range(starts.size):
+        held = np.int64(starts[bucket])
+        starts[bucket] = size
+        size += held
+    return True, seeds, levels, starts, int(size)
+
+
+@njit(nogil=True, cache=True)
+def _prepare_ranks(
+    relief: NDArray[np.uint32],
+    labels: NDArray[np.uint32],
+    order: NDArray[np.int64],
+    first: NDArray[np.int64],
+    row: NDArray[np.int32],
+    start: NDArray[np.int32],
+    stop: NDArray[np.int32],
+    begin: int,
+    end: int,
+    width: int,
+    work: NDArray[np.uint32],
+) -> tuple[bool, NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint32], int]:
+    """As `_prepare_levels` for float32 bits: the levels are the ranks of the values among the voxels of the group."""
+    total, seed_count = 0, 0
+    seeded = np.zeros(end - begin, np.bool_)
+    for c in range(begin, end):
+        count = 0
+        for k in range(first[c], first[c + 1]):
+            base = np.int64(row[order[k]]) * width
+            count += stop[order[k]] - start[order[k]]
+            for i in range(base + start[order[k]], base + stop[order[k]]):
+                if labels[i] != 0:
+                    seeded[c - begin] = True
+                    seed_count += 1
+                    if labels[i] >= np.uint32(LARGEST_LABEL):
+                        return False, work[:0].copy(), work[:0].copy(), work[:0].copy(), 0
+        total += count if seeded[c - begin] else 0
+    if seed_count == 0:
+        return True, work[:0].copy(), work[:0].copy(), work[:0].copy(), 0
+    keys = np.empty(total, np.uint32)
+    voxels = np.empty(total, np.uint32)
+    n = 0
+    for c in range(begin, end):
+        if not seeded[c - begin]:
+            continue
+        for k in range(first[c], first[c + 1]):
+            base = np.int64(row[order[k]]) * width
+            for i in range(base + start[order[k]], base + stop[order[k]]):
+                keys[n] = relief[i]
+                voxels[n] = i
+                n += 1
+    ordered_keys(keys, keys, np.uint32(0))
+    spare = np.empty(total, np.uint32)
+    starts = np.empty(total, np.uint32)
+    radix_sort(keys, voxels, starts, spare)
+    seeds, levels = np.empty(seed_count, np.uint32), np.empty(seed_count, np.uint32)
+    seed_count, level = 0, -1
+    for i in range(total):
+        if i == 0 or keys[i] != keys[i - 1]:
+            level += 1
+            starts[level] = i
+        voxel = voxels[i]
+        if labels[voxel] != 0:
+            seeds[seed_count] = voxel
+            levels[seed_count] = level
+            seed_count += 1
+            work[voxel] = labels[voxel]
+        else:
+            work[voxel] = FREE | np.uint32(level)
+    return True, seeds, levels, starts[: level + 1].copy(), total

@@ -1,0 +1,90 @@
+"""Measurements equal scikit-image's, whole or in blocks."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from skimage.measure import regionprops_table
+
+from cellengine.errors import UsageError
+from cellengine.ops import ObjectStatistics, ObjectTable, measure_objects
+
+Case = tuple[np.ndarray, np.ndarray]
+
+
+@st.composite
+def pictures(draw: st.DrawFn) -> Case:
+    ndim = draw(st.sampled_from([2, 3]))
+    shape = draw(hnp.array_shapes(min_dims=ndim, max_dims=ndim, min_side=2, max_side=10))
+    labels = draw(hnp.arrays(np.uint32, shape, elements=st.sampled_from([0, 1, 2, 5, 9])))
+    dtype = draw(st.sampled_from([np.uint8, np.uint16, np.float32]))
+    seed = draw(st.integers(0, 99))
+    intensity = np.random.default_rng(seed).integers(0, 200, (draw(st.integers(1, 3)), *shape)).astype(dtype)
+    return labels, intensity
+
+
+def same(a: ObjectTable, b: ObjectTable) -> None:
+    for field in fields(ObjectTable):
+        np.testing.assert_allclose(getattr(a, field.name), getattr(b, field.name), rtol=1e-12, atol=1e-9)
+
+
+@settings(max_examples=40, deadline=None)
+@given(pictures(), st.sampled_from([1, 3]))
+def test_equals_regionprops(case: Case, workers: int) -> None:
+    labels, intensity = case
+    found = measure_objects(labels, intensity, workers=workers)
+    if not labels.any():
+        assert len(found) == 0
+        return
+    names = ("label", "area", "centroid", "bbox", "intensity_mean", "intensity_min", "intensity_max", "intensity_std")
+    expected = regionprops_table(labels.astype(int), np.moveaxis(intensity, 0, -1), properties=names)
+    ndim, channels = labels.ndim, len(intensity)
+    np.testing.assert_array_equal(found.label, expected["label"])
+    np.testing.assert_array_equal(found.area, expected["area"])
+    for axis in range(ndim):
+        np.testing.assert_allclose(found.centroid[:, axis], expected[f"centroid-{axis}"], rtol=1e-12)
+    for side in range(2 * ndim):
+        np.testing.assert_array_equal(found.bbox[:, side], expected[f"bbox-{side}"])
+    for name in ("intensity_mean", "intensity_min", "intensity_max", "intensity_std"):
+        for c in range(channels):
+            np.testing.assert_allclose(getattr(found, name)[:, c], expected[f"{name}-{c}"], rtol=1e-6, atol=1e-5)
+    for row, label in enumerate(found.label):
+        inside = np.pad((labels == label)[(slice(1, -1),) * ndim], 1)
+        assert found.touches_border[row] == ((labels == label) & ~inside).any()
+
+
+@settings(max_examples=40, deadline=None)
+@given(pictures(), st.data())
+def test_blocks_in_any_order_add_up(case: Case, data: st.DataObject) -> None:
+    labels, intensity = case
+    cuts = [sorted({0, n, data.draw(st.integers(0, n))}) for n in labels.shape]
+    corners = list(pairwise(cuts[0]))
+    blocks = [(a, b, c, d) for a, b in corners for c, d in pairwise(cuts[1])]
+    parts = [ObjectStatistics(labels.shape, len(intensity)) for _ in range(2)]
+    for number, (a, b, c, d) in enumerate(data.draw(st.permutations(blocks))):
+        where = (slice(a, b), slice(c, d))
+        origin = (a, c, *(0,) * (labels.ndim - 2))
+        parts[number % 2].add(labels[where], intensity[(slice(None), *where)], origin)
+    parts[0].merge(parts[1])
+    same(parts[0].finish(), measure_objects(labels, intensity))
+
+
+def test_labels_alone_and_one_plain_channel() -> None:
+    labels = np.array([[0, 4, 4], [7, 0, 4]], np.uint16)
+    assert measure_objects(labels).intensity_mean.shape == (2, 0)
+    np.testing.assert_array_equal(measure_objects(labels, labels * 2).intensity_max, [[8], [14]])
+
+
+def test_wrong_shapes_are_named() -> None:
+    with pytest.raises(UsageError, match="Intensities of shape"):
+        measure_objects(np.zeros((3, 3), int), np.zeros((2, 3, 4)))
+    with pytest.raises(UsageError, match="axes"):
+        ObjectStatistics((3, 3)).add(np.zeros((1, 3, 3), int))
+    with pytest.raises(UsageError, match="merged"):
+        ObjectStatistics((3, 3)).merge(ObjectStatistics((3, 4)))
