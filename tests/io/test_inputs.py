@@ -45,6 +45,11 @@ def test_files_come_in_the_order_given_and_once(tree: Path) -> None:
     assert names([str(tree / "a.labels.tif")]) == ["a.labels.tif"]
 
 
+def test_a_link_keeps_its_own_name(tree: Path) -> None:
+    (tree / "link.tif").symlink_to(tree / "b.tif")
+    assert names([str(tree / "link.tif")]) == ["link.tif"]
+
+
 def test_what_is_not_there_is_a_usage_error(tree: Path) -> None:
     (tree / "empty").mkdir()
     for argument, message in [

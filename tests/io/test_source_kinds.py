@@ -100,6 +100,22 @@ def test_colour_tiffs(tmp_path: Path, planar: str, alpha: bool, options: dict[st
     np.testing.assert_array_equal(source.read(part), np.moveaxis(RGB, -1, 0)[part.slices])
 
 
+@pytest.mark.parametrize(
+    "compression", ["jpeg", "jpeg2000", "webp", "jpegxl", "png", "lzma", "packbits", "zstd", "lerc"]
+)
+@pytest.mark.parametrize("tile", [None, (16, 32)])
+def test_whatever_tifffile_decodes_is_decoded_alike(
+    tmp_path: Path, compression: str, tile: tuple[int, int] | None
+) -> None:
+    smooth = np.asarray(Image.fromarray(RGB).resize((83, 67), Image.Resampling.BICUBIC))
+    tifffile.imwrite(tmp_path / "a.tif", smooth, photometric="rgb", compression=compression, tile=tile)
+    expected = np.moveaxis(tifffile.imread(tmp_path / "a.tif"), -1, 0)
+    source = open_source(tmp_path / "a.tif")
+    assert source.is_rgb
+    for region in (Region((0, 20, 30), (3, 37, 71)), Region((1, 66, 0), (2, 67, 83)), Region.whole((3, 67, 83))):
+        np.testing.assert_array_equal(source.read(region), expected[region.slices])
+
+
 @pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", "u4", "i4", "f2", "f4", "f8", "u8"])
 @pytest.mark.parametrize("byteorder", ["<", ">"])
 def test_number_types_in_either_byte_order(tmp_path: Path, dtype: str, byteorder: str) -> None:

@@ -91,6 +91,18 @@ def test_an_error_leaves_no_table(tmp_path: Path) -> None:
         assert list(tmp_path.iterdir()) == []
 
 
+def test_a_full_disk_says_so_and_leaves_nothing(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full to stand for a full disk")
+    (tmp_path / ".a.csv.partial").symlink_to("/dev/full")
+    with pytest.raises(ResourceError, match="disk is full"):
+        write_table(tmp_path / "a.csv", {"label": np.arange(100_000)})
+    (tmp_path / ".a.csv.partial").symlink_to("/dev/full")
+    with pytest.raises(ResourceError, match="disk is full"):
+        write_table(tmp_path / "a.csv", {"label": np.arange(3)})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_tables_that_are_none_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     with pytest.raises(UsageError, match="no such file"):

@@ -61,7 +61,7 @@ def _expand(argument: str) -> Iterator[InputFile]:
         if path.is_dir() and reader_of(path) is None:
             yield from _search(path, path)
         else:
-            yield InputFile(path, Path(path.resolve().name))
+            yield InputFile(path, Path(path.name if path.name not in ("", "..") else path.resolve().name))
     elif has_magic(argument):
         parts = path.parts
         base = Path(*parts[: next(i for i, part in enumerate(parts) if has_magic(part))])

@@ -132,10 +132,14 @@ class BaseSink:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None:
-            self.close()
-        else:
+        if error is not None:
             self.abort()
+            return
+        try:
+            self.close()
+        except BaseException:
+            self.abort()
+            raise
 
     def _checked(self, region: Region, array: Array) -> Array:
         """`array` in the sink's type; ValueError when it does not fit the region, or the region not the image."""

@@ -165,7 +165,7 @@ def decoding(name: str, errors: tuple[type[Exception], ...] = DECODE_ERRORS) -> 
     """Turn what a decoder raises on a damaged file into a one-line InputError that names the file."""
     try:
         yield
-    except CellengineError:
+    except (CellengineError, MemoryError):
         raise
     except errors as error:
         detail = " ".join(f"{type(error).__name__}: {error}".split())[:200]

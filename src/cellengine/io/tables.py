@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +34,7 @@ class TableWriter:
     def __init__(self, path: str | os.PathLike[str], columns: Sequence[str]) -> None:
         self.path, self.columns = Path(path), tuple(columns)
         self._partial = partial_name(self.path)
+        self._done = False
         with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._partial.open("w", encoding="utf-8", newline="")
@@ -52,17 +54,20 @@ class TableWriter:
 
     def close(self) -> None:
         """Give the file its name."""
-        if not self._file.closed:
+        if not self._done:
             with writing(self.path):
                 self._file.flush()
                 os.fsync(self._file.fileno())
                 self._file.close()
                 self._partial.replace(self.path)
+            self._done = True
 
     def abort(self) -> None:
         """Leave no file behind. Does nothing after `close`."""
-        if not self._file.closed:
-            self._file.close()
+        if not self._done:
+            self._done = True
+            with suppress(OSError):  # a full disk complains once more about what was not written yet
+                self._file.close()
             remove(self._partial)
 
     def __enter__(self) -> Self:
@@ -71,10 +76,14 @@ class TableWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None:
-            self.close()
-        else:
+        if error is not None:
             self.abort()
+            return
+        try:
+            self.close()
+        except BaseException:
+            self.abort()
+            raise
 
 
 def write_table(path: str | os.PathLike[str], columns: Mapping[str, Array | Sequence[Any]]) -> None:

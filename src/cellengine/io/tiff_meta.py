@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import prod
 from xml.etree import ElementTree
 
 import tifffile
@@ -44,7 +45,8 @@ def check_promises(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries, name
     elif tif.is_imagej and series.kind != "imagej":
         promised = int((tif.imagej_metadata or {}).get("images", 1))
     elif tif.is_shaped and series.kind != "shaped":
-        promised = max(2, len(tif.pages) + 1)
+        shape = json.loads(tif.pages.first.description)["shape"]
+        promised = max(2, prod(shape) // max(1, tif.pages.first.size))
     if promised > 1:
         raise InputError(
             f"{name}: its metadata promise {promised} planes that the file does not hold as described; "
