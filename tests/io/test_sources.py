@@ -326,3 +326,18 @@ class TestPng(SourceConformance):
         path = folder / f"{axes}.png"
         Image.fromarray(array).save(path)
         return path
+
+
+class TestCzi(SourceConformance):
+    """Read through bioio, written by Zeiss's own library."""
+
+    def make(self, folder: Path, array: Array, axes: str) -> Path:
+        czi = pytest.importorskip("pylibCZIrw.czi", reason="CZI needs the extra 'formats'")
+        path = folder / f"{axes}.czi"
+        with czi.create_czi(str(path)) as file:
+            for at in np.ndindex(array.shape[:-2]):
+                plane = dict.fromkeys("TCZ", 0) | dict(zip(axes, at, strict=False))
+                file.write(data=np.ascontiguousarray(array[at])[..., None], plane=plane)
+            scales = {f"scale_{a.lower()}": VOXEL[a] * 1e-6 for a in "ZYX" if a in axes}
+            file.write_metadata("reference", **scales)
+        return path
