@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import zarr
-from zarr.codecs import BloscCodec
+from zarr.codecs import ZstdCodec
 
 from cellengine.geometry import Region
 from cellengine.io.axes import Array
@@ -26,6 +26,8 @@ _NAME = "cells"
 _VERSION = "0.5"
 _CHUNK = {2: (1024, 1024), 3: (64, 256, 256)}
 """voxels of a chunk along the spatial axes: 4 MB and 16 MB as uint32; one time point, one channel"""
+_LEVEL = 1
+"""of Zstandard; labels are runs of equal numbers, which shuffling their bytes (Blosc) only breaks up"""
 _SMALLEST_LEVEL = 256
 """the pyramid ends when Y and X are at most this"""
 
@@ -116,7 +118,7 @@ class ZarrSink(BaseSink):
             shape=shape,
             chunks=tuple(min(c, n) for c, n in zip(self.chunks, shape, strict=True)),
             dtype=self.dtype,
-            compressors=BloscCodec(cname="zstd", clevel=1, shuffle="shuffle"),
+            compressors=ZstdCodec(level=_LEVEL),
             fill_value=0,
             dimension_names=list(self.axes.lower()),
             config={"write_empty_chunks": True},
