@@ -52,7 +52,8 @@ class DistanceWatershed:
     smoothing_px: float = 1.0
     h: float = 0.1
     min_size_px: int = 10
-    fill_holes: bool = True
+    max_hole_px: int = 64
+    """holes of at most this many voxels are filled"""
     connectivity: int = 1
 
 

@@ -20,7 +20,7 @@ from cellengine.engine.predict import Scores, predict
 from cellengine.engine.scale import Intensities, measure_scene
 from cellengine.engine.scene import Scene, scenes
 from cellengine.engine.session import Session
-from cellengine.engine.table import Table, join_tables, measure_objects
+from cellengine.engine.table import Table, join_tables, measure_picture
 from cellengine.errors import InputError
 from cellengine.io import ImageSource, MemorySource
 
@@ -91,9 +91,9 @@ def infer_source(
 
     def finish(index: int, scores: Scores) -> None:
         with clock("label"):
-            label(scores, session.spec.decoder, labels[index])
+            labels[index] = label(scores, session.spec.decoder)
         with clock("measure"):
-            tables.append(measure_objects(labels[index], pictures[index]))
+            tables.append(measure_picture(labels[index], pictures[index], scores, session.spec))
 
     with ThreadPoolExecutor(1, thread_name_prefix="finish") as pool:
         pending: Future[None] | None = None

@@ -1,0 +1,55 @@
+"""The Python interface: `cellengine.infer` and `cellengine.load_model`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from cellengine.engine.backends import open_session
+from cellengine.engine.infer import Result, infer_source
+from cellengine.engine.model_file import resolve_model
+from cellengine.engine.options import InferOptions
+from cellengine.engine.session import Session
+from cellengine.io import open_source
+
+Array = np.ndarray[Any, Any]
+
+
+def load_model(
+    model: str | os.PathLike[str] = "nuclei", *, device: str = "auto", backend: str = "auto", precision: str | None = None
+) -> Session:
+    """Open a model for several calls of `infer`; close it, or use it in a `with` statement.
+
+    `model` is a bundled name or a file. With "auto" the fastest verified combination is taken, as measured here once.
+    Raises ModelError for what is no model and DeviceError for what is not available.
+    """
+    name = os.fspath(model)
+    return open_session(resolve_model(name), device=device, backend=backend, precision=precision)
+
+
+def infer(
+    image: str | os.PathLike[str] | Array,
+    model: str | os.PathLike[str] | Session = "nuclei",
+    *,
+    axes: str | None = None,
+    channel: Sequence[str | int] = (),
+    timepoint: int | None = None,
+    tile: tuple[int, ...] | None = None,
+    halo: int | Literal["auto", "exact"] = "auto",
+) -> Result:
+    """Label the objects of one image, a file or an array, and measure them.
+
+    `image`: a path, or an array of any shape: (Y, X), (Y, X, 3) uint8 colour, or other with `axes` such as "ZYX". The
+    result has `labels` (uint32, the image's axes without C) and `objects` (column name -> array); nothing is written.
+    """
+    options = InferOptions(
+        axes=axes, channel=tuple(str(c) for c in channel), timepoint=timepoint, tile=tile, halo=halo
+    )
+    with open_source(image, axes=axes) as source:
+        if isinstance(model, (str, os.PathLike)):
+            with load_model(model) as session:
+                return infer_source(source, session, options)
+        return infer_source(source, model, options)

@@ -1,0 +1,55 @@
+"""objects.csv as columns: one row an object, in pixels and, when the voxel size is known, in micrometres."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from cellengine.engine.predict import SCORE_STEPS, Scores
+from cellengine.engine.scene import Scene
+from cellengine.geometry import Region
+from cellengine.ops import measure_objects
+from cellengine.spec import ModelSpec
+
+Array = np.ndarray[Any, Any]
+Table = dict[str, Array]
+
+
+def measure_picture(labels: Array, scene: Scene, scores: Scores, spec: ModelSpec) -> Table:
+    """Measure the objects of one picture: place, size, intensities of every channel, mean foreground as the score."""
+    raw = scene.read_all_channels(Region.whole(scene.shape))
+    found = measure_objects(labels, raw)
+    table: Table = {"label": found.label}
+    table |= {axis: np.full(len(found), index, np.int64) for axis, index in scene.at.items()}
+    if len(spec.classes) == 1:
+        table["class"] = np.full(len(found), spec.classes[0])
+    if "foreground" in scores:
+        table["score"] = measure_objects(labels, scores["foreground"]).intensity_mean[:, 0] / SCORE_STEPS
+    axes, size = scene.axes.lower(), scene.voxel_size_um
+    for i, axis in enumerate(axes):
+        table[f"centroid_{axis}_px"] = found.centroid[:, i]
+    if size:
+        for i, axis in enumerate(axes):
+            table[f"centroid_{axis}_um"] = found.centroid[:, i] * size[i]
+    corners = [f"bbox_{axis}{end}" for end in (0, 1) for axis in axes]
+    table |= {name: found.bbox[:, i] for i, name in enumerate(corners)}
+    extent, unit = ("area", "um2") if len(axes) == 2 else ("volume", "um3")
+    table[f"{extent}_px"] = found.area
+    if size:
+        table[f"{extent}_{unit}"] = found.area * prod(size)
+    for channel in range(len(raw)):
+        for statistic in ("mean", "min", "max"):
+            values: Array = getattr(found, f"intensity_{statistic}")
+            table[f"intensity_{statistic}_c{channel}"] = values[:, channel]
+    table["touches_border"] = found.touches_border
+    return table
+
+
+def join_tables(tables: list[Table]) -> Table:
+    """The tables of the pictures of one source below each other; labels go on counting."""
+    offsets = np.cumsum([0] + [len(t["label"]) for t in tables])
+    joined = {name: np.concatenate([t[name] for t in tables]) for name in tables[0]}
+    joined["label"] = np.concatenate([t["label"] + offset for t, offset in zip(tables, offsets[:-1], strict=True)])
+    return joined

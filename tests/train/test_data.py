@@ -1,0 +1,92 @@
+"""Samples are the same whoever asks for them, and follow the picture; bad data is listed before the first step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+torch = pytest.importorskip("torch")
+
+from cellengine.errors import InputError, UsageError
+from cellengine.io.annotated import list_annotated, read_annotated
+from cellengine.train.config import TrainConfig, load_config
+from cellengine.train.data import Samples, cut, read_pictures
+from tests.synthetic import write_annotated
+
+TINY = ("model.widths=[8, 16]", "data.crop_px=[32, 32]", "data.balance_by=''", "data.samples_per_epoch=8", "epochs=2")
+
+
+def tiny_config(folder: Path, *more: str) -> TrainConfig:
+    return load_config("nuclei-unet", [*TINY, f"data.path={str(folder)!r}", *more])
+
+
+def test_a_sample_depends_on_its_number_alone(tmp_path: Path) -> None:
+    config = tiny_config(write_annotated(tmp_path, 4))
+    pictures = read_pictures(config)["train"]
+    first, second = Samples(pictures, config), Samples(pictures, config)
+    order = [5, 0, 3]
+    for i in order:
+        for a, b in zip(first[i], second[i], strict=True):
+            assert torch.equal(a, b)
+    again = [first[i][0] for i in (0, 3, 5)]
+    assert torch.equal(again[0], second[0][0])
+    assert not torch.equal(again[0], again[1])
+
+
+def test_image_and_targets_change_together(tmp_path: Path) -> None:
+    config = tiny_config(write_annotated(tmp_path, 4), "augment.blur_probability=0", "augment.noise_probability=0")
+    samples = Samples(read_pictures(config)["train"], config)
+    for i in range(8):
+        image, (foreground, _, _) = samples[i]
+        inside = image[0][foreground > 0.9]
+        outside = image[0][foreground < 0.1]
+        if len(inside) > 20:
+            assert inside.mean() > outside.mean() + 0.2
+
+
+def test_cut_reflects_outside_the_picture() -> None:
+    image = np.arange(20, dtype=np.float32).reshape(1, 4, 5)
+    padded = np.pad(image[0], 3, mode="reflect")
+    np.testing.assert_array_equal(cut(image, (0, 0), (6, 6))[0], padded[0:6, 0:6])
+    assert cut(np.ones((1, 1, 1), np.float32), (0, 0), (4, 4)).shape == (1, 4, 4)
+
+
+def test_split_keeps_groups_together(tmp_path: Path) -> None:
+    write_annotated(tmp_path, 6)
+    rows = "\n".join(f"images/cells_{i}.tif,labels/cells_{i}.tif,field{i // 2}" for i in range(6))
+    (tmp_path / "list.csv").write_text(f"image,label,group\n{rows}\n")
+    for seed in range(5):
+        items = list_annotated(tmp_path / "list.csv", seed=seed)
+        sides = {s: {i.group for i in items if i.split == s} for s in ("train", "val")}
+        assert sides["train"]
+        assert sides["val"]
+        assert not sides["train"] & sides["val"]
+
+
+def test_defects_are_listed_before_the_first_step(tmp_path: Path) -> None:
+    write_annotated(tmp_path, 3)
+    with pytest.raises(UsageError, match="names no data"):
+        read_pictures(load_config("nuclei-unet"))
+    with pytest.raises(UsageError, match="does not exist"):
+        list_annotated(tmp_path / "nowhere.csv")
+    (tmp_path / "list.csv").write_text(
+        "image,label,split,group\nimages/cells_0.tif,labels/cells_0.tif,train,a\n"
+        "images/cells_1.tif,labels/cells_1.tif,val,a\nimages/gone.tif,labels/cells_2.tif,val,b\n"
+    )
+    with pytest.raises(InputError, match=r"gone\.tif does not exist; the group a is in both train and val"):
+        list_annotated(tmp_path / "list.csv")
+    (tmp_path / "labels" / "cells_2.tif").unlink()
+    with pytest.raises(InputError, match="no label picture for cells_2"):
+        list_annotated(tmp_path)
+
+
+def test_labels_of_another_size_are_named(tmp_path: Path) -> None:
+    write_annotated(tmp_path, 2)
+    tifffile.imwrite(tmp_path / "labels" / "cells_1.tif", np.zeros((10, 64), np.uint16))
+    items = list_annotated(tmp_path)
+    with pytest.raises(InputError, match=r"cells_1\.tif: the labels are \(10, 64\)"):
+        for item in items:
+            read_annotated(item)
