@@ -48,3 +48,29 @@ def heapq_watershed(
                 reached[n] = reached[voxel]
                 heappush(heap, (max(image[n], level), age := age + 1, n))
     return labels
+
+
+def slow_h_maxima(image: np.ndarray, h: float, mask: np.ndarray, connectivity: int) -> tuple[np.ndarray, list[int]]:
+    """By the definition: a voxel p is marked when, from it, no higher voxel is reached through values > f(p) - h.
+
+    Also one voxel a dome: the first, in raster order, of each set of marked voxels that reach one another that way.
+    """
+    marked = np.zeros(image.shape, bool)
+    domes: list[int] = []
+    taken = np.zeros(image.shape, bool)
+    for voxel in zip(*np.nonzero(mask), strict=True):
+        top = image[voxel]
+        reached, todo = {voxel}, [voxel]
+        while todo:
+            for n in neighbours(todo.pop(), image.shape, connectivity):
+                # on a plateau, h = 0 asks for nothing: neighbours of equal height are one place all the same
+                if mask[n] and n not in reached and (image[n] > top - h or image[n] == top):
+                    reached.add(n)
+                    todo.append(n)
+        if all(image[n] <= top for n in reached):
+            marked[voxel] = True
+            if not taken[voxel]:
+                domes.append(int(np.ravel_multi_index(voxel, image.shape)))
+                for n in reached:
+                    taken[n] |= image[n] == top
+    return marked, domes

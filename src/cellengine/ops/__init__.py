@@ -13,6 +13,7 @@ from cellengine.ops.normalize import (
     range_scale,
     standard_scale,
 )
+from cellengine.ops.seeds import h_maxima, h_maxima_seeds, local_maxima_seeds
 from cellengine.ops.smooth import gaussian
 from cellengine.ops.watershed import watershed
 
@@ -28,6 +29,9 @@ __all__ = [
     "fill_holes",
     "gaussian",
     "grow",
+    "h_maxima",
+    "h_maxima_seeds",
+    "local_maxima_seeds",
     "measure",
     "measure_objects",
     "normalize_into",
