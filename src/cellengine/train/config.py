@@ -60,6 +60,8 @@ class AugmentConfig:
     brightness: float = 0.1
     contrast: float = 0.25
     intensity_probability: float = 0.5
+    stain_probability: float = 0.0
+    """lay patches of brown immunostain over bright colour pictures"""
     grey_probability: float = 0.1
     """replace a colour picture by its mean over the channels"""
     shuffle_channels_probability: float = 0.0
