@@ -1,6 +1,7 @@
 """Array work: no files, no models, no torch. Plain functions on numpy arrays, compiled where no library is fast."""
 
-from cellengine.ops.decoders import argmax, components, distance_watershed
+from cellengine.ops.decoders import argmax, boundary_watershed, components, distance_watershed
+from cellengine.ops.graph import RegionGraph, agglomerate, merge_regions, region_graph
 from cellengine.ops.labels import fill_holes, grow, outlines, relabel, remove_small
 from cellengine.ops.measure import ObjectStatistics, ObjectTable, measure_objects
 from cellengine.ops.normalize import (
@@ -22,8 +23,11 @@ __all__ = [
     "Measurement",
     "ObjectStatistics",
     "ObjectTable",
+    "RegionGraph",
     "Scale",
+    "agglomerate",
     "argmax",
+    "boundary_watershed",
     "components",
     "distance_watershed",
     "fill_holes",
@@ -34,10 +38,12 @@ __all__ = [
     "local_maxima_seeds",
     "measure",
     "measure_objects",
+    "merge_regions",
     "normalize_into",
     "outlines",
     "percentile_scale",
     "range_scale",
+    "region_graph",
     "relabel",
     "remove_small",
     "standard_scale",

@@ -9,16 +9,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import edt
 import numpy as np
 from numpy.typing import NDArray
 
 from cellengine.errors import UsageError
 from cellengine.ops.basins import paint, split_components
-from cellengine.ops.labels import grow, highest_channel, relabel
+from cellengine.ops.graph import merge_regions
+from cellengine.ops.labels import grow, highest_channel, relabel, remove_small
 from cellengine.ops.neighbours import check_connectivity, steps_within
 from cellengine.ops.runs import Components, connect, fill_small_holes, find_runs
-from cellengine.ops.smooth import kernels
+from cellengine.ops.seeds import local_maxima_seeds
+from cellengine.ops.smooth import gaussian, kernels
 from cellengine.ops.threads import run_threads, split_range, worker_count
+from cellengine.ops.watershed import watershed
 
 _GROUP = 1 << 18  # voxels of foreground that a thread takes on at a time
 
@@ -102,6 +106,49 @@ def components(
     run_threads(name, pieces.groups(_GROUP), workers)
     named: NDArray[np.uint32] = labels.reshape(foreground.shape)
     return relabel(grow(named, grow_px)) if grow_px > 0 else named
+
+
+def boundary_watershed(
+    boundary: NDArray[Any],
+    *,
+    threshold: float = 0.4,
+    voxel_size: Sequence[float] | None = None,
+    smoothing_px: float | Sequence[float] = 2.0,
+    min_distance_px: float = 1.0,
+    min_size_px: int = 0,
+    merge_below: float | None = None,
+    foreground: NDArray[Any] | None = None,
+    connectivity: int = 1,
+    workers: int | None = None,
+) -> NDArray[np.uint32]:
+    """Regions between predicted boundaries (0 ... 1), for tissue whose cells touch all around.
+
+    Distance to the voxels with boundary > `threshold` (Euclidean, exact, in units of `voxel_size`), smoothed; its local
+    maxima at least `min_distance_px` apart are the seeds; watershed of the boundary, read in 65,536 steps; with `merge_below`
+    regions merged while the mean boundary between them is below it; regions below `min_size_px` dropped.
+    foreground: only its true voxels are labelled. Returns uint32 labels 1 ... n in raster order.
+
+    O(voxels); memory at the peak about 24 bytes a voxel. Method: A. Wolny et al., "Accurate and versatile 3D
+    segmentation of plant tissues at cellular resolution", eLife 2020, 9:e57613.
+    """
+    check_connectivity(connectivity, boundary.ndim)
+    scores = np.ascontiguousarray(boundary, np.float32)
+    size = (1.0,) * boundary.ndim if voxel_size is None else tuple(float(s) for s in voxel_size)
+    if len(size) != boundary.ndim or not all(s > 0 for s in size):
+        raise UsageError(f"voxel_size={voxel_size} was given: {boundary.ndim} positive lengths are expected.")
+    if scores.size == 0:
+        return np.zeros(scores.shape, np.uint32)
+    inside = scores <= np.float32(threshold)
+    # without any boundary there is no distance to it: one region then, seeded anywhere
+    distance = edt.edt(inside, anisotropy=size, parallel=worker_count(workers)) if not inside.all() else inside
+    seeds = local_maxima_seeds(
+        gaussian(distance, smoothing_px, workers=workers), min_distance_px, 0.0, foreground, workers=workers
+    )
+    relief = (np.clip(scores, 0, 1) * np.float32(65535) + np.float32(0.5)).astype(np.uint16)
+    labels = watershed(relief, seeds, foreground, connectivity, workers=workers)
+    if merge_below is not None:
+        labels = merge_regions(labels, scores, merge_below, workers=workers)
+    return relabel(remove_small(labels, min_size_px) if min_size_px > 0 else labels)
 
 
 def argmax(classes: NDArray[Any], *, workers: int | None = None) -> NDArray[np.uint8]:
