@@ -1,6 +1,7 @@
 """Array work: no files, no models, no torch. Plain functions on numpy arrays, compiled where no library is fast."""
 
 from cellengine.ops.decoders import argmax, boundary_watershed, components, distance_watershed
+from cellengine.ops.detections import nms, nms_masks, owned, paste_mask, paste_masks
 from cellengine.ops.graph import RegionGraph, agglomerate, merge_regions, region_graph
 from cellengine.ops.labels import fill_holes, grow, outlines, relabel, remove_small
 from cellengine.ops.measure import ObjectStatistics, ObjectTable, measure_objects
@@ -39,8 +40,13 @@ __all__ = [
     "measure",
     "measure_objects",
     "merge_regions",
+    "nms",
+    "nms_masks",
     "normalize_into",
     "outlines",
+    "owned",
+    "paste_mask",
+    "paste_masks",
     "percentile_scale",
     "range_scale",
     "region_graph",

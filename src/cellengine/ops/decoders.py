@@ -124,8 +124,9 @@ def boundary_watershed(
     """Regions between predicted boundaries (0 ... 1), for tissue whose cells touch all around.
 
     Distance to the voxels with boundary > `threshold` (Euclidean, exact, in units of `voxel_size`), smoothed; its local
-    maxima at least `min_distance_px` apart are the seeds; watershed of the boundary, read in 65,536 steps; with `merge_below`
-    regions merged while the mean boundary between them is below it; regions below `min_size_px` dropped.
+    maxima at least `min_distance_px` apart are the seeds; watershed of the boundary, read in 65,536 steps;
+    with `merge_below` regions merged while the mean boundary between them is below it; regions below `min_size_px`
+    dropped.
     foreground: only its true voxels are labelled. Returns uint32 labels 1 ... n in raster order.
 
     O(voxels); memory at the peak about 24 bytes a voxel. Method: A. Wolny et al., "Accurate and versatile 3D

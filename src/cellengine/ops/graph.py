@@ -123,13 +123,13 @@ def _graph(pairs: NDArray[np.uint32], faces: NDArray[np.int64], total: NDArray[n
 
 
 @njit(nogil=True, cache=True)
-def _slot(keys: NDArray[np.uint64], key: np.uint64) -> int:
+def _slot(keys: NDArray[np.uint64], key: np.uint64) -> np.int64:
     """Where `key` is or may be put in an open hash table; 0 is an empty slot, and no key."""
     mask = np.uint64(keys.size - 1)
     slot = (key * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(20) & mask
     while keys[slot] != 0 and keys[slot] != key:
         slot = (slot + np.uint64(1)) & mask
-    return int(slot)
+    return np.int64(slot)
 
 
 @njit(nogil=True, cache=True)
@@ -160,7 +160,7 @@ def _contacts(
             here, mine = labels[z, y], values[z, y]
             there = labels[z + int(axis == 0), y + int(axis == 1)][int(axis == 2) :]
             theirs = values[z + int(axis == 0), y + int(axis == 1)][int(axis == 2) :]
-            last, slot = np.uint64(0), 0
+            last, slot = np.uint64(0), np.int64(0)
             for x in range(there.size):
                 a, b = here[x], there[x]
                 if a == b or a == 0 or b == 0:
