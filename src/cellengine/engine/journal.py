@@ -91,7 +91,7 @@ def open_journal(folder: Path, identity: Plain, *, restart: bool) -> Journal:
         for name in (JOURNAL, RUN):
             (folder / name).unlink(missing_ok=True)
     if (folder / RUN).exists() and not (folder / JOURNAL).exists():
-        run = _read_json(folder / RUN)
+        run = read_json(folder / RUN)
         _check_same(folder, run.get("identity", {}), identity)
         return Journal(folder, identity, {}, run.get("files", {}), complete=True)
     lines = list(_lines(folder / JOURNAL))
@@ -133,7 +133,8 @@ def _lines(path: Path) -> Iterator[Plain]:
             yield line
 
 
-def _read_json(path: Path) -> Plain:
+def read_json(path: Path) -> Plain:
+    """A record written by `write_json`. Raises UsageError for anything else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:

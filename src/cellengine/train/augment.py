@@ -63,7 +63,7 @@ class RandStaind(RandomizableTransform, MapTransform):
     def __call__(self, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         self.randomize(None)
         image = torch.as_tensor(data[IMAGE])
-        grain, strength, over_nuclei = self.R.uniform([8, 0.5, 0.0], [40, 3.0, 1.0])
+        grain, strength, over_nuclei = self.R.uniform([8, 0.5, 0.0], [40, 3.0, 1.0]).tolist()
         noise = self.R.standard_normal((1, 1, *(int(n / grain) + 3 for n in image.shape[1:])))
         fine = self.R.standard_normal(image.shape[1:])
         is_bright_colour = image.shape[0] == 3 and image.median() > 0.5 and (image[0] - image[2]).abs().mean() > 0.02

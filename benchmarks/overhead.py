@@ -1,0 +1,70 @@
+"""What does the engine cost beside the network? `infer` from file to files against the bare session on the same tiles.
+
+    python benchmarks/overhead.py [--side 4096] [--runs 5]
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from _pictures import mosaic
+from _timing import paired, ratio, write_result
+
+from cellengine.engine.backends import open_session
+from cellengine.engine.batch import Device, infer_files
+from cellengine.engine.flow import Stop, overlap
+from cellengine.engine.journal import RUN, read_json
+from cellengine.engine.model_file import resolve_model
+from cellengine.engine.options import InferOptions
+from cellengine.engine.plan import plan_picture
+from cellengine.engine.session import Session
+
+
+def bare(session: Session, shape: tuple[int, int], options: InferOptions) -> Callable[[], object]:
+    """The network alone: as many batches of the same shape as `infer` needs, called by as many threads."""
+    plan = plan_picture(shape, session.spec, options)
+    batch = np.random.default_rng(0).random((1, len(session.spec.channels), *plan.tile), dtype=np.float32)
+    return lambda: list(overlap(lambda _: session.run(batch), range(len(plan.tiles)), session.concurrency, Stop()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--side", type=int, default=4096)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--model", default="nuclei")
+    arguments = parser.parse_args()
+    folder = Path(tempfile.mkdtemp())
+    picture = folder / "mosaic.tif"
+    tifffile.imwrite(picture, mosaic(arguments.side), tile=(512, 512), compression="zlib")
+    figures: dict[str, Any] = {"side": arguments.side}
+    for backend, precision in (("openvino", "bf16"), ("onnxruntime", "fp32")):
+        options, device = InferOptions(), Device("cpu", backend, precision)
+
+        def whole(options: InferOptions = options, device: Device = device) -> None:
+            infer_files([str(picture)], arguments.model, folder / "out", options, device, restart=True)
+
+        with open_session(resolve_model(arguments.model), device="cpu", backend=backend, precision=precision) as session:
+            network = bare(session, (arguments.side, arguments.side), options)
+            times = paired({"infer": whole, "network": network}, arguments.runs)
+        record = read_json(folder / "out" / RUN)["files"]["mosaic.tif"]
+        figures[f"{backend}_{precision}"] = {
+            "overhead": ratio(times, "infer", "network"),
+            "times": times,
+            "tile": record["tile"],
+            "halo": record["halo"],
+            "objects": record["objects"],
+            "stages_s": record["seconds"],
+        }
+    shutil.rmtree(folder)
+    write_result("overhead", "Wall time of infer (labels, table, overlay written) over the bare network's", figures)
+
+
+if __name__ == "__main__":
+    main()
