@@ -13,7 +13,18 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("numpy", "scipy", "scikit-image", "numba", "torch", "monai", "onnxruntime-gpu", "openvino", "stardist", "tifffile")
+PACKAGES = (
+    "numpy",
+    "scipy",
+    "scikit-image",
+    "numba",
+    "torch",
+    "monai",
+    "onnxruntime-gpu",
+    "openvino",
+    "stardist",
+    "tifffile",
+)
 
 
 def seconds(function: Callable[[], object]) -> float:
@@ -35,7 +46,8 @@ def paired(functions: Mapping[str, Callable[[], object]], runs: int, warm_up: in
             if turn >= warm_up:
                 taken[name].append(elapsed)
     return {
-        name: {"median_s": statistics.median(t), "min_s": min(t), "max_s": max(t), "runs_s": t} for name, t in taken.items()
+        name: {"median_s": statistics.median(t), "min_s": min(t), "max_s": max(t), "runs_s": t}
+        for name, t in taken.items()
     }
 
 
@@ -67,7 +79,13 @@ def versions() -> dict[str, str]:
 def write_result(name: str, question: str, figures: Mapping[str, Any]) -> Path:
     """`results/<name>.json`, whole or not at all: the question, the figures, the machine, the versions."""
     machine = {"processor": processor(), "cores": len(os.sched_getaffinity(0)), "system": platform.platform()}
-    record = {"question": question, "date": time.strftime("%Y-%m-%d"), **figures, "machine": machine, "versions": versions()}
+    record = {
+        "question": question,
+        "date": time.strftime("%Y-%m-%d"),
+        **figures,
+        "machine": machine,
+        "versions": versions(),
+    }
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     partial = path.with_suffix(".partial")
