@@ -54,6 +54,8 @@ class DistanceWatershed:
     min_size_px: int = 10
     max_hole_px: int = 64
     """holes of at most this many voxels are filled"""
+    min_score: float = 0.0
+    """objects whose mean foreground is lower are dropped"""
     connectivity: int = 1
 
 

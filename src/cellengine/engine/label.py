@@ -8,7 +8,7 @@ import numpy as np
 
 from cellengine.engine.predict import SCORE_STEPS, Scores
 from cellengine.errors import ModelError
-from cellengine.ops import components, distance_watershed
+from cellengine.ops import components, distance_watershed, measure_objects
 from cellengine.spec import Components, Decoder, DistanceWatershed
 
 Array = np.ndarray[Any, Any]
@@ -20,8 +20,9 @@ def label(scores: Scores, decoder: Decoder) -> Array:
     Memory: 4 bytes a voxel for the labels and 4 for each score that the decoder reads.
     """
     if isinstance(decoder, DistanceWatershed):
-        return distance_watershed(
-            _floats(scores, "foreground"),
+        foreground = _floats(scores, "foreground")
+        found = distance_watershed(
+            foreground,
             _floats(scores, "distance"),
             threshold=decoder.threshold,
             smoothing_px=decoder.smoothing_px,
@@ -30,6 +31,7 @@ def label(scores: Scores, decoder: Decoder) -> Array:
             max_hole_px=decoder.max_hole_px,
             connectivity=decoder.connectivity,
         )
+        return drop_doubtful(found, foreground, decoder.min_score) if decoder.min_score > 0 else found
     if isinstance(decoder, Components):
         return components(
             _floats(scores, "foreground"),
@@ -39,6 +41,18 @@ def label(scores: Scores, decoder: Decoder) -> Array:
             connectivity=decoder.connectivity,
         )
     raise ModelError(f"The decoder {decoder.kind!r} is not known to this version of infer: update cellengine.")
+
+
+def drop_doubtful(labels: Array, foreground: Array, min_score: float) -> Array:
+    """Remove objects whose mean foreground is below `min_score` and close the gaps in the numbering, in place."""
+    found = measure_objects(labels, foreground)
+    kept = found.intensity_mean[:, 0] >= min_score
+    if not kept.all():
+        names = np.zeros(len(found) + 1, np.uint32)
+        names[found.label] = np.where(kept, np.cumsum(kept), 0)
+        for plane in labels:  # plane by plane: the look-up makes a copy of what it is given
+            plane[...] = names[plane]
+    return labels
 
 
 def _floats(scores: Scores, name: str) -> Array:
