@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import Any
 
 import numpy as np
 
+from cellengine.engine.backends.hardware import memory_limit
 from cellengine.engine.flow import Stop
 from cellengine.engine.label import label
 from cellengine.engine.options import InferOptions
@@ -21,10 +23,13 @@ from cellengine.engine.scale import Intensities, measure_scene
 from cellengine.engine.scene import Scene, scenes
 from cellengine.engine.session import Session
 from cellengine.engine.table import Table, join_tables, measure_picture
-from cellengine.errors import InputError
+from cellengine.errors import InputError, ResourceError
 from cellengine.io import ImageSource, MemorySource
 
 Array = np.ndarray[Any, Any]
+
+SHARE_OF_MEMORY = 0.8
+"""share of what the system allows this process that a run may plan with"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +89,7 @@ def infer_source(
     begun = time.perf_counter()
     pictures = scenes(source, session.spec, options)
     plans = [plan_picture(scene.shape, session.spec, options) for scene in pictures]
+    _check_memory(source, pictures, plans, session)
     progress.begin(source.name, sum(len(plan.tiles) for plan in plans))
     labels = np.zeros((len(pictures), *pictures[0].shape), np.uint32)
     tables: list[Table] = []
@@ -150,6 +156,23 @@ def _predict(
         progress.advance(len(plan.tiles))
         return {o.name: np.zeros((o.channels, *plan.shape), np.uint16) for o in session.spec.outputs}
     return predict(scene, session, plan, intensities.scale, stop, progress.advance)
+
+
+def _check_memory(source: ImageSource, pictures: Sequence[Scene], plans: Sequence[Plan], session: Session) -> None:
+    """Refuse what cannot fit before anything is allocated: labels of all pictures, and the work on two of them."""
+    voxels = max(prod(scene.shape) for scene in pictures)
+    channels = source.shape[source.axes.index("C")] if "C" in source.axes else 1
+    outputs = sum(output.channels for output in session.spec.outputs)
+    # scores as 16-bit numbers for two pictures; labels, raw values and float scores of the one being labelled
+    work = voxels * (2 * 2 * outputs + 4 + channels * source.dtype.itemsize + 4 * outputs + 8)
+    tiles = session.concurrency * prod(plans[0].tile) * plans[0].batch * 4 * (len(session.spec.channels) + outputs)
+    needed = 4 * voxels * len(pictures) + work + tiles
+    allowed = int(SHARE_OF_MEMORY * memory_limit())
+    if needed > allowed:
+        raise ResourceError(
+            f"{source.name}: labelling {voxels * len(pictures):,} voxels needs about {needed / 1e9:.1f} GB of memory, "
+            f"{allowed / 1e9:.1f} GB may be used: take a smaller piece, or --timepoint for one of a series."
+        )
 
 
 def _check_finite(source: ImageSource, intensities: Intensities, options: InferOptions) -> int:
