@@ -1,6 +1,6 @@
 """What does the engine cost beside the network? `infer` from file to files against the bare session on the same tiles.
 
-    python benchmarks/overhead.py [--side 4096] [--runs 5]
+python benchmarks/overhead.py [--side 4096] [--runs 5]
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import tifffile
+
 from _pictures import mosaic
 from _timing import paired, ratio, write_result
-
 from cellengine.engine.backends import open_session
 from cellengine.engine.batch import Device, infer_files
 from cellengine.engine.flow import Stop, overlap
@@ -50,7 +50,9 @@ def main() -> None:
         def whole(options: InferOptions = options, device: Device = device) -> None:
             infer_files([str(picture)], arguments.model, folder / "out", options, device, restart=True)
 
-        with open_session(resolve_model(arguments.model), device="cpu", backend=backend, precision=precision) as session:
+        with open_session(
+            resolve_model(arguments.model), device="cpu", backend=backend, precision=precision
+        ) as session:
             network = bare(session, (arguments.side, arguments.side), options)
             times = paired({"infer": whole, "network": network}, arguments.runs)
         record = read_json(folder / "out" / RUN)["files"]["mosaic.tif"]

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from _pictures import mosaic
-from _timing import paired, ratio, write_result
 from monai.inferers import sliding_window_inference
 
+from _pictures import mosaic
+from _timing import paired, ratio, write_result
 from cellengine.engine.backends import open_session
 from cellengine.engine.flow import Stop
 from cellengine.engine.model_file import resolve_model
@@ -67,7 +67,9 @@ def main() -> None:
                 row = {"window_px": side, "blending": mode, "speed_up": ratio(times, "monai", "cellengine")}
                 figures["rows"].append(row | {"monai_pixels_off_by_0.1": seams, "times": times})
         exact = InferOptions(halo="exact")
-        found = predict(scene, session, plan_picture(scene.shape, session.spec, exact), scale, Stop(), lambda tiles: None)
+        found = predict(
+            scene, session, plan_picture(scene.shape, session.spec, exact), scale, Stop(), lambda tiles: None
+        )
         auto = ours()
         figures["cellengine"] = {
             "tile": list(plan.tile),

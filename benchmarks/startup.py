@@ -1,6 +1,6 @@
 """How long does `cellengine --help` take, as a whole process?
 
-    python benchmarks/startup.py
+python benchmarks/startup.py
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Does tiling change anything? Scores and labels of one real picture, whole and cut into tiles of several sizes.
 
-    python benchmarks/tiling.py [--model nuclei]
+python benchmarks/tiling.py [--model nuclei]
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from typing import Any
 
 import imageio.v3 as imageio
 import numpy as np
+
 from _pictures import DATA, mosaic
 from _timing import write_result
-
 from cellengine.engine.backends import open_session
 from cellengine.engine.flow import Stop
 from cellengine.engine.label import label

@@ -11,7 +11,9 @@ import tifffile
 Array = np.ndarray[Any, Any]
 
 
-def draw_cells(shape: tuple[int, int], count: int, seed: int, radius_px: tuple[float, float] = (4, 9)) -> tuple[Array, Array]:
+def draw_cells(
+    shape: tuple[int, int], count: int, seed: int, radius_px: tuple[float, float] = (4, 9)
+) -> tuple[Array, Array]:
     """A uint8 picture (Y, X) of bright round cells that do not overlap, and its labels (uint16)."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[: shape[0], : shape[1]]

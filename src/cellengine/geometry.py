@@ -22,6 +22,7 @@ class Region:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Length along each axis."""
         return tuple(b - a for a, b in zip(self.start, self.stop, strict=True))
 
     @property

@@ -98,7 +98,7 @@ def _convert_union(members: tuple[Any, ...], value: Any, where: str) -> Any:
     if value is None and type(None) in members:
         return None
     real = tuple(m for m in members if m is not type(None))
-    records = {_tag(m): m for m in real if dataclasses.is_dataclass(m)}
+    records: dict[str, Any] = {_tag(m): m for m in real if dataclasses.is_dataclass(m)}
     if len(records) > 1:
         tag = value.get("kind") if isinstance(value, Mapping) else None
         if tag not in records:

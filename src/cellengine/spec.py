@@ -194,7 +194,7 @@ class ModelSpec:
             raise ModelError(f"{where}: its spec has no version; export the model again.")
         if version > SPEC_VERSION:
             raise ModelError(
-                f"{where}: spec version {version} is newer than {SPEC_VERSION}, the newest known here: update cellengine."
+                f"{where}: spec version {version} is newer than {SPEC_VERSION}, the newest known: update cellengine."
             )
         try:
             return from_plain(cls, data)

@@ -96,7 +96,7 @@ def test_a_constant_picture_holds_nothing(session: Session, value: int) -> None:
 def test_values_that_are_no_numbers_are_refused_or_counted(session: Session) -> None:
     picture = draw_cells((60, 70), 6, seed=1)[0].astype(np.float32)
     picture[3, 4], picture[5, 6] = np.nan, np.inf
-    with pytest.raises(InputError, match="2 values that are NaN or infinite.*--nan zero"):
+    with pytest.raises(InputError, match=r"2 values that are NaN or infinite.*--nan zero"):
         infer_source(MemorySource(picture), session, InferOptions())
     result = infer_source(MemorySource(picture), session, InferOptions(nan="zero"))
     assert result.run["not_finite"] == 2
@@ -104,7 +104,9 @@ def test_values_that_are_no_numbers_are_refused_or_counted(session: Session) -> 
     assert result.labels.max() == infer_source(MemorySource(clean), session, InferOptions()).labels.max() > 0
 
 
-def test_what_does_not_fit_in_memory_is_refused_before_any_work(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_fit_in_memory_is_refused_before_any_work(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(room, "memory_limit", lambda: 50_000_000)
     with pytest.raises(ResourceError, match=r"needs about \d+\.\d GB of memory, \d+\.\d GB may be used"):
         infer_source(MemorySource(np.zeros((3000, 3000), np.uint8)), session, InferOptions())
@@ -139,5 +141,3 @@ def test_doubtful_objects_are_dropped_without_gaps() -> None:
     labels = np.array([[1, 1, 0, 2], [3, 3, 0, 2]], np.uint32)
     foreground = np.array([[0.9, 0.9, 0, 0.6], [0.95, 0.85, 0, 0.6]], np.float32)
     assert drop_doubtful(labels, foreground, 0.8).tolist() == [[1, 1, 0, 0], [2, 2, 0, 0]]
-
-

@@ -29,7 +29,9 @@ def test_every_plane_of_a_series_is_a_picture(small_spec: Callable[..., ModelSpe
 
 
 def test_a_volume_model_takes_volumes(small_spec: Callable[..., ModelSpec]) -> None:
-    spec = small_spec(axes="ZYX", tile=(8, 8, 8), divisor=(4, 4, 4), receptive_field=(2, 2, 2), halo=(2, 2, 2), channels=("a",))
+    spec = small_spec(
+        axes="ZYX", tile=(8, 8, 8), divisor=(4, 4, 4), receptive_field=(2, 2, 2), halo=(2, 2, 2), channels=("a",)
+    )
     found = scenes(MemorySource(STACK, "TCZYX"), spec, InferOptions(channel=("0",), timepoint=1))
     assert [s.at for s in found] == [{"t": 1}]
     assert found[0].shape == (4, 5, 6)
@@ -54,7 +56,7 @@ def test_what_is_unclear_is_asked_for(small_spec: Callable[..., ModelSpec]) -> N
     with pytest.raises(InputError, match=r"found 3 channels \(0: dapi, 1: gfp, 2: rfp\).*--channel"):
         scenes(three, small_spec(**COLOURS), InferOptions())
     colour = MemorySource(np.zeros((5, 6, 3), np.uint8))
-    with pytest.raises(InputError, match="found a colour picture, the model small takes 1 .*--channel"):
+    with pytest.raises(InputError, match=r"found a colour picture, the model small takes 1 .*--channel"):
         scenes(colour, small_spec(channels=("dna",)), InferOptions())
     with pytest.raises(UsageError, match="no channel 'cy5'; it has 0: dapi"):
         scenes(three, small_spec(), InferOptions(channel=("cy5",)))
@@ -63,7 +65,7 @@ def test_what_is_unclear_is_asked_for(small_spec: Callable[..., ModelSpec]) -> N
     with pytest.raises(UsageError, match="--timepoint 2, but it has 0 to 1"):
         scenes(MemorySource(STACK[:, 0, 0], "TYX"), small_spec(), InferOptions(timepoint=2))
     spec = small_spec(axes="ZYX", tile=(8, 8, 8), divisor=(4, 4, 4), receptive_field=(2, 2, 2), halo=(2, 2, 2))
-    with pytest.raises(InputError, match="found the axes YX .*works in ZYX.*--axes"):
+    with pytest.raises(InputError, match=r"found the axes YX .*works in ZYX.*--axes"):
         scenes(MemorySource(np.zeros((5, 6))), spec, InferOptions())
 
 

@@ -7,9 +7,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from cellengine.models import UNetConfig, build  # noqa: E402 - after the check that torch is there
-from cellengine.models.session import TorchSession  # noqa: E402
-from cellengine.spec import Components, ModelSpec, Normalize, Output  # noqa: E402
+from cellengine.models import UNetConfig, build
+from cellengine.models.session import TorchSession
+from cellengine.spec import Components, ModelSpec, Normalize, Output
 
 SPEC = ModelSpec(
     name="tiny",

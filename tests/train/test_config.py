@@ -19,7 +19,9 @@ def test_every_preset_loads_and_survives_a_checkpoint(name: str) -> None:
 
 
 def test_overrides_reach_their_section() -> None:
-    config = load_config("nuclei-unet", ["epochs=3", "data.path=a/list.csv", "model.widths=[8, 16]", "loss.foreground=dice"])
+    config = load_config(
+        "nuclei-unet", ["epochs=3", "data.path=a/list.csv", "model.widths=[8, 16]", "loss.foreground=dice"]
+    )
     assert (config.epochs, config.data.path, config.model.widths) == (3, "a/list.csv", (8, 16))
     assert config.loss.foreground == "dice"
 
@@ -40,7 +42,7 @@ def test_what_does_not_fit_is_named(override: str, message: str) -> None:
 
 
 def test_an_unknown_preset_lists_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="No preset 'nuclie'; known: .*nuclei-unet"):
+    with pytest.raises(UsageError, match=r"No preset 'nuclie'; known: .*nuclei-unet"):
         load_config("nuclie")
     with pytest.raises(UsageError, match="does not exist"):
         load_config(str(tmp_path / "mine.toml"))

@@ -19,7 +19,14 @@ from cellengine.train.loop import train
 from tests.synthetic import write_annotated
 from tests.train.test_data import tiny_config
 
-SHORT = ("batch=4", "validate_every=1", "preview_every=2", "optimizer.warmup_steps=2", "data.workers=0", "precision=fp32")
+SHORT = (
+    "batch=4",
+    "validate_every=1",
+    "preview_every=2",
+    "optimizer.warmup_steps=2",
+    "data.workers=0",
+    "precision=fp32",
+)
 
 
 def run(config: TrainConfig, folder: Path, *, resume: bool = False, init: Path | None = None) -> list[str]:
@@ -41,7 +48,14 @@ def test_a_run_leaves_what_it_promises(tmp_path: Path) -> None:
 
 
 def test_it_learns_a_picture_by_heart(tmp_path: Path) -> None:
-    settings = ("epochs=6", "data.samples_per_epoch=64", "optimizer.rate=0.01", "optimizer.ema_decay=0.0", "validate_every=6", "preview_every=6")
+    settings = (
+        "epochs=6",
+        "data.samples_per_epoch=64",
+        "optimizer.rate=0.01",
+        "optimizer.ema_decay=0.0",
+        "validate_every=6",
+        "preview_every=6",
+    )
     plain = ("augment.affine_probability=0", "augment.intensity_probability=0", "augment.gamma_probability=0")
     config = tiny_config(write_annotated(tmp_path / "data", 2), *SHORT, *settings, *plain)
     run(config, tmp_path / "run")
@@ -58,7 +72,8 @@ def test_killed_and_resumed_gives_the_same_weights(tmp_path: Path) -> None:
     run(config, tmp_path / "whole")
     (tmp_path / "config.json").write_text(config.to_json())
     code = (
-        "from pathlib import Path; from cellengine.train.config import TrainConfig; from cellengine.train.loop import train;"
+        "from pathlib import Path; from cellengine.train.config import TrainConfig;"
+        "from cellengine.train.loop import train;"
         f"config = TrainConfig.from_json(Path({str(tmp_path / 'config.json')!r}).read_text());"
         f"train(config, Path({str(tmp_path / 'killed')!r}), resume=True, init=None, echo=print)"
     )
@@ -78,7 +93,9 @@ def test_killed_and_resumed_gives_the_same_weights(tmp_path: Path) -> None:
 
 
 def test_loss_that_is_no_number_names_the_step(tmp_path: Path) -> None:
-    config = tiny_config(write_annotated(tmp_path / "data", 4), *SHORT, "optimizer.rate=1e30", "optimizer.gradient_clip=0.0")
+    config = tiny_config(
+        write_annotated(tmp_path / "data", 4), *SHORT, "optimizer.rate=1e30", "optimizer.gradient_clip=0.0"
+    )
     with pytest.raises(InputError, match=r"The loss is (nan|inf) at step \d+ \(epoch \d+\)"):
         run(config, tmp_path / "run")
 

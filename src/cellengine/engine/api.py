@@ -19,7 +19,11 @@ Array = np.ndarray[Any, Any]
 
 
 def load_model(
-    model: str | os.PathLike[str] = "nuclei", *, device: str = "auto", backend: str = "auto", precision: str | None = None
+    model: str | os.PathLike[str] = "nuclei",
+    *,
+    device: str = "auto",
+    backend: str = "auto",
+    precision: str | None = None,
 ) -> Session:
     """Open a model for several calls of `infer`; close it, or use it in a `with` statement.
 
@@ -35,6 +39,7 @@ def infer(
     model: str | os.PathLike[str] | Session = "nuclei",
     *,
     axes: str | None = None,
+    dataset: str | None = None,
     channel: Sequence[str | int] = (),
     timepoint: int | None = None,
     tile: tuple[int, ...] | None = None,
@@ -46,9 +51,14 @@ def infer(
     result has `labels` (uint32, the image's axes without C) and `objects` (column name -> array); nothing is written.
     """
     options = InferOptions(
-        axes=axes, channel=tuple(str(c) for c in channel), timepoint=timepoint, tile=tile, halo=halo
+        axes=axes,
+        dataset=dataset,
+        channel=tuple(str(c) for c in channel),
+        timepoint=timepoint,
+        tile=tile,
+        halo=halo,
     )
-    with open_source(image, axes=axes) as source:
+    with open_source(image, axes=axes, dataset=dataset) as source:
         if isinstance(model, (str, os.PathLike)):
             with load_model(model) as session:
                 return infer_source(source, session, options)

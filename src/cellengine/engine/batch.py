@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from cellengine.engine.journal import Journal, hold_output, open_journal
 from cellengine.engine.model_file import ModelFile, read_model_file, resolve_model
 from cellengine.engine.options import InferOptions
 from cellengine.engine.outputs import fingerprint, write_outputs
+from cellengine.engine.plan import plan_picture
 from cellengine.engine.session import Session
 from cellengine.errors import InputError, PartialFailure, UsageError
 from cellengine.io import InputFile, find_inputs, open_source, output_stems, write_table
@@ -30,6 +32,17 @@ class Device:
     device: str = "auto"
     backend: str = "auto"
     precision: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One input: what it is called in the records, what it was when the run began, and where its outputs go."""
+
+    name: str
+    path: Path
+    fingerprint: Plain
+    stem: Path
+    """below the output folder"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +73,11 @@ def infer_files(
     """
     begun = time.perf_counter()
     file = read_model_file(resolve_model(model))
-    found = find_inputs(inputs)
-    stems = output_stems(found)
+    jobs = _jobs(find_inputs(inputs))
+    plan_picture((1,) * len(file.spec.axes), file.spec, options)  # a tile that no picture can have is refused now
     with hold_output(output), stop_on_signals() as stop:
-        journal = open_journal(output, _identity(found, file, options, device), restart=restart)
+        journal = open_journal(output, _identity(jobs, file, options, device), restart=restart)
+        _check_unchanged(jobs, journal)
         if journal.complete:
             return Summary(journal.finished, already_complete=True)
         frozen = journal.frozen or {"backend": device.backend, "precision": device.precision, "device": device.device}
@@ -71,51 +85,73 @@ def infer_files(
             if not journal.frozen:
                 chosen = {"backend": session.backend, "precision": session.precision, "device": session.device}
                 journal.freeze(chosen)
-            failures = _run_all(found, stems, output, session, options, journal, stop, progress or Progress())
+            failures = _run_all(jobs, session, options, journal, stop, progress or Progress())
             described = session.describe()
         _finish(journal, failures, file, options, described, time.perf_counter() - begun)
     if failures:
         raise PartialFailure(
-            f"{len(failures)} of {len(found)} inputs failed, the others are done: see {output / 'failures.csv'}."
+            f"{len(failures)} of {len(jobs)} inputs failed, first {failures[0]['hint'].rstrip('.')}; the others are "
+            f"done: see {output / 'failures.csv'}, mend them, and run the same command again."
         )
     return Summary(journal.finished, failures, described)
 
 
+def _jobs(found: Sequence[InputFile]) -> list[_Job]:
+    """The inputs with names that differ: those of one name from different folders are called by what differs."""
+    stems = output_stems(found)
+    shared = Counter(item.relative for item in found)
+    names = [s if shared[item.relative] > 1 else item.relative for item, s in zip(found, stems, strict=True)]
+    return [
+        _Job(name.as_posix(), item.path, fingerprint(item.path), stem)
+        for name, item, stem in zip(names, found, stems, strict=True)
+    ]
+
+
+def _check_unchanged(jobs: Sequence[_Job], journal: Journal) -> None:
+    """Refuse to go on when an input that is finished has changed since; one that failed may have been mended."""
+    for job in jobs:
+        if job.name in journal.finished and journal.finished[job.name].get("input") != job.fingerprint:
+            raise UsageError(
+                f"{journal.folder} holds another run ({job.name} has changed since it was labelled): "
+                "add --restart to replace it, or choose another -o."
+            )
+
+
 def _run_all(
-    found: Sequence[InputFile],
-    stems: Sequence[Path],
-    output: Path,
-    session: Session,
-    options: InferOptions,
-    journal: Journal,
-    stop: Stop,
-    progress: Progress,
+    jobs: Sequence[_Job], session: Session, options: InferOptions, journal: Journal, stop: Stop, progress: Progress
 ) -> list[Plain]:
     failures: list[Plain] = []
-    for item, stem in zip(found, stems, strict=True):
-        name = item.relative.as_posix()
-        if name in journal.finished:
+    for number, job in enumerate(jobs, 1):
+        if job.name in journal.finished:
             continue
         stop.check()
         try:
-            journal.add(name, _run_one(item, output / stem, session, options, stop, progress))
+            record = _run_one(job, journal.folder, session, options, stop, _numbered(progress, number, len(jobs)))
         except (InputError, UsageError) as error:
-            if len(found) == 1 or options.on_error == "stop":
+            if len(jobs) == 1 or options.on_error == "stop":
                 raise
-            failures.append({"file": name, "stage": "infer", "error": type(error).__name__, "hint": str(error)})
+            failures.append({"file": job.name, "stage": "infer", "error": type(error).__name__, "hint": str(error)})
+        else:
+            journal.add(job.name, record)
     return failures
 
 
-def _run_one(
-    item: InputFile, stem: Path, session: Session, options: InferOptions, stop: Stop, progress: Progress
-) -> Plain:
-    with open_source(item.path, axes=options.axes) as source:
+def _numbered(progress: Progress, number: int, count: int) -> Progress:
+    """Progress that says which file of how many it is."""
+    return replace(progress, begin=lambda name, tiles: progress.begin(f"file {number}/{count} {name}", tiles))
+
+
+def _run_one(job: _Job, output: Path, session: Session, options: InferOptions, stop: Stop, progress: Progress) -> Plain:
+    with open_source(job.path, axes=options.axes, dataset=options.dataset) as source:
         warnings = _missing(source.name, source.missing_chunks(), options)
         result = infer_source(source, session, options, stop, progress)
+        if unfit := result.run["not_finite"]:
+            warnings.append(f"{source.name}: {unfit} values that are NaN or infinite were taken as 0")
         begun = time.perf_counter()
-        written = write_outputs(stem, source, result, options, is_zarr=item.path.is_dir())
+        written = write_outputs(output / job.stem, source, result, options, is_zarr=job.path.is_dir())
     seconds = result.run["seconds"] | {"write": round(time.perf_counter() - begun, 4)}
-    return {**result.run, "seconds": seconds, "outputs": written, "warnings": warnings}
+    outputs = [job.stem.with_name(name).as_posix() for name in written]
+    return {**result.run, "input": job.fingerprint, "seconds": seconds, "outputs": outputs, "warnings": warnings}
 
 
 def _missing(name: str, count: int, options: InferOptions) -> list[str]:
@@ -128,9 +164,9 @@ def _missing(name: str, count: int, options: InferOptions) -> list[str]:
     return [message]
 
 
-def _identity(found: Sequence[InputFile], file: ModelFile, options: InferOptions, device: Device) -> Plain:
+def _identity(jobs: Sequence[_Job], file: ModelFile, options: InferOptions, device: Device) -> Plain:
     return {
-        "inputs": {item.relative.as_posix(): fingerprint(item.path) for item in found},
+        "inputs": [job.name for job in jobs],
         "model": file.sha256,
         "settings": options.identity(),
         "device": [device.device, device.backend, device.precision],
@@ -162,5 +198,3 @@ def _finish(
         },
         complete=not failures,
     )
-
-

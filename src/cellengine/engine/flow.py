@@ -1,4 +1,4 @@
-"""Work in bounded flight: threads that overlap, results in order, the first error wins, a signal stops between items."""
+"""Work in bounded flight: threads overlap, the first error wins, a signal stops between items."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Stop:
 
 @contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """While inside, SIGINT and SIGTERM set the Stop; a second SIGINT interrupts at once. Does nothing off the main thread."""
+    """While inside, SIGINT and SIGTERM set the Stop, a second SIGINT interrupts; off the main thread nothing."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop

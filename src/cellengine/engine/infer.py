@@ -37,7 +37,8 @@ class Result:
     """What `infer` found in one source."""
 
     labels: Array
-    """uint32; the axes of the source without C (and T where one time point was chosen). 0 is background, objects are numbered through the whole source"""
+    """uint32; the axes of the source without C (and T where one time point was chosen). 0 is background, objects are
+    numbered through the whole source"""
     axes: str
     """axes of `labels`"""
     objects: Table
@@ -56,6 +57,7 @@ class Clock:
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
+        """Add the time spent inside to `stage`; any thread may."""
         begun = time.perf_counter()
         try:
             yield
@@ -192,4 +194,3 @@ def number_through(labels: Array, counts: Sequence[int]) -> None:
         if offset and count:
             np.add(picture, np.uint32(offset), out=picture, where=picture > 0)
         offset += count
-

@@ -1,4 +1,4 @@
-"""The record of a run in its output folder: who it is, what is finished. Crash-safe: a line counts once it is on disk."""
+"""The record of a run in its output folder: who it is, what is finished. A line counts once it is on disk."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from cellengine.errors import LockedError, ResourceError, UsageError
+from cellengine.io.sink import writing
 
 JOURNAL, LOCK, RUN = ".journal.jsonl", ".lock", "run.json"
 
@@ -24,6 +25,8 @@ def hold_output(folder: Path) -> Iterator[None]:
 
     Raises LockedError when another run is at work there, ResourceError when the folder cannot be written.
     """
+    if folder.is_file():
+        raise UsageError(f"The output {folder} is a file, expected a folder: choose another -o.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".probe.partial"
@@ -45,7 +48,9 @@ def hold_output(folder: Path) -> Iterator[None]:
 class Journal:
     """Finished files of one run. Lines of JSON, each flushed to disk; a last line cut by a crash is ignored."""
 
-    def __init__(self, folder: Path, identity: Plain, frozen: Plain, finished: dict[str, Plain], complete: bool) -> None:
+    def __init__(
+        self, folder: Path, identity: Plain, frozen: Plain, finished: dict[str, Plain], complete: bool
+    ) -> None:
         self.folder = folder
         self.identity = identity
         self.frozen = frozen
@@ -66,7 +71,7 @@ class Journal:
         self._append({"identity": self.identity, "frozen": frozen})
 
     def close(self, run: Plain, *, complete: bool) -> None:
-        """Write run.json, which takes the place of the journal; unless failures remain for the same command to retry."""
+        """Write run.json; it takes the place of the journal unless failures are left for the same command to retry."""
         write_json(self.folder / RUN, {**run, "complete": complete, "identity": self.identity})
         if complete:
             (self.folder / JOURNAL).unlink(missing_ok=True)
@@ -75,7 +80,7 @@ class Journal:
         path = self.folder / JOURNAL
         # a crash may have left half a line without its end
         torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
-        with path.open("a", encoding="utf-8") as file:
+        with writing(path), path.open("a", encoding="utf-8") as file:
             file.write(("\n" if torn else "") + json.dumps(line) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -105,8 +110,9 @@ def open_journal(folder: Path, identity: Plain, *, restart: bool) -> Journal:
 def write_json(path: Path, value: Plain) -> None:
     """Write JSON whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    with writing(path):
+        partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+        partial.replace(path)
 
 
 def _check_same(folder: Path, before: Plain, now: Plain) -> None:

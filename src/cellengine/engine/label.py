@@ -57,4 +57,5 @@ def drop_doubtful(labels: Array, foreground: Array, min_score: float) -> Array:
 
 def _floats(scores: Scores, name: str) -> Array:
     """One score map as float32 in 0..1."""
-    return np.multiply(scores[name][0], np.float32(1 / SCORE_STEPS), dtype=np.float32)
+    values: Array = np.multiply(scores[name][0], np.float32(1 / SCORE_STEPS), dtype=np.float32)
+    return values

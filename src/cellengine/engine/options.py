@@ -12,6 +12,8 @@ class InferOptions:
 
     axes: str | None = None
     """names of the file's axes where it gives none, in its order, e.g. "ZYX" """
+    dataset: str | None = None
+    """the image to take from a file that holds several, by name or number"""
     channel: tuple[str, ...] = ()
     """channels that feed the model, by number (from 0) or name"""
     timepoint: int | None = None
@@ -34,5 +36,5 @@ class InferOptions:
 
     def identity(self) -> dict[str, object]:
         """The settings that decide the result."""
-        names = ("axes", "channel", "timepoint", "tile", "halo", "nan", "missing", "batch", "format")
+        names = ("axes", "dataset", "channel", "timepoint", "tile", "halo", "nan", "missing", "batch", "format")
         return {name: getattr(self, name) for name in names}

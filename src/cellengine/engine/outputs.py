@@ -12,6 +12,7 @@ from cellengine.engine.overlay import draw_overlay
 from cellengine.errors import InputError
 from cellengine.geometry import Region
 from cellengine.io import ImageSource, create_sink, write_png, write_table
+from cellengine.io.sink import writing
 
 LARGEST_TIFF_BYTES = 2 << 30
 """labels above this go to OME-Zarr, which any program can open in part"""
@@ -25,7 +26,8 @@ def write_outputs(stem: Path, source: ImageSource, result: Result, options: Infe
     labels = stem.with_name(stem.name + (".labels.ome.zarr" if zarr else ".labels.tif"))
     table = stem.with_name(stem.name + ".objects.csv")
     overlay = stem.with_name(stem.name + ".overlay.png")
-    stem.parent.mkdir(parents=True, exist_ok=True)
+    with writing(stem.parent):
+        stem.parent.mkdir(parents=True, exist_ok=True)
 
     def write_labels() -> None:
         with create_sink(labels, result.labels.shape, result.axes, source.voxel_size_um) as sink:

@@ -25,7 +25,7 @@ def draw_overlay(scene: Scene, labels: Array) -> Array:
     copying more than the plane shown.
     """
     plane = [slice(n // 2, n // 2 + 1) for n in scene.shape[:-2]]
-    place = Region(tuple(s.start for s in plane) + (0, 0), tuple(s.stop for s in plane) + scene.shape[-2:])
+    place = Region((*(s.start for s in plane), 0, 0), (*(s.stop for s in plane), *scene.shape[-2:]))
     image = scene.read_all_channels(place)
     image = image.reshape(image.shape[0], *scene.shape[-2:])
     flat = labels[place.slices].reshape(scene.shape[-2:])
@@ -42,7 +42,7 @@ def draw_overlay(scene: Scene, labels: Array) -> Array:
 
 
 def _to_rgb(image: Array, is_rgb: bool) -> Array:
-    """Stretch between the percentiles 0.5 and 99.8; several channels that are no colours are shown as the first three."""
+    """Stretch between the percentiles 0.5 and 99.8; of channels that are no colours the first three are shown."""
     if is_rgb and image.dtype == np.uint8:
         return np.ascontiguousarray(np.moveaxis(image[:3], 0, -1))
     rgb = np.zeros((*image.shape[1:], 3), np.uint8)

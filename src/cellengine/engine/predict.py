@@ -30,11 +30,11 @@ def predict(
 ) -> Scores:
     """Scores of a whole picture. `progress` is told the number of tiles finished each time some are.
 
-    Every call of the network gets a full batch (the last one is filled up with zeros), because results may differ in the
-    last bits between batch sizes. Each worker thread reads, scales, runs and stores its own tiles: one computes while another reads. Memory: 2 bytes
-    a voxel and output channel, and per worker one batch of input and output.
+    Every call of the network gets a full batch (the last one is filled up with zeros), because results may differ in
+    the last bits between batch sizes. Each worker thread reads, scales, runs and stores its own tiles: one computes
+    while another reads. Memory: 2 bytes a voxel and output channel, and per worker one batch of input and output.
     """
-    channels = {output.name: output.channels for output in session.spec.outputs}
+    channels: dict[str, int] = {output.name: output.channels for output in session.spec.outputs}
     scores = {name: np.empty((count, *plan.shape), np.uint16) for name, count in channels.items()}
 
     def run(tiles: list[Tile]) -> int:
@@ -67,7 +67,9 @@ def read_scaled(scene: Scene, region: Region, scale: Scale, out: Array) -> None:
     unique = tuple(dict.fromkeys(scene.channels))
     if len(unique) < len(scene.channels):
         first = [scene.channels.index(c) for c in unique]
-        part = Scale(tuple(scale.offset[i] for i in first), tuple(scale.factor[i] for i in first), scale.low, scale.high)
+        part = Scale(
+            tuple(scale.offset[i] for i in first), tuple(scale.factor[i] for i in first), scale.low, scale.high
+        )
         _read_reflected(scene, unique, region, part, out[: len(unique)])
         for i in reversed(range(len(scene.channels))):
             if (origin := unique.index(scene.channels[i])) != i:
@@ -97,7 +99,8 @@ def reflect(at: Array, length: int) -> Array:
         return np.zeros_like(at)
     period = 2 * (length - 1)
     at = np.abs(at) % period
-    return np.minimum(at, period - at)
+    mirrored: Array = np.minimum(at, period - at)
+    return mirrored
 
 
 def quantise(values: Array, out: Array) -> None:

@@ -90,7 +90,7 @@ class Scene:
 
 
 def scenes(source: ImageSource, spec: ModelSpec, options: InferOptions) -> list[Scene]:
-    """The pictures of `source` for a model, in the order of the file. Raises InputError or UsageError on what is unclear."""
+    """The pictures of `source` for a model, in the file's order. InputError or UsageError on what is unclear."""
     missing = [a for a in spec.axes if a not in source.axes]
     if missing:
         raise InputError(
@@ -121,7 +121,9 @@ def _channels(source: ImageSource, spec: ModelSpec, options: InferOptions) -> tu
     if options.channel:
         chosen = tuple(_channel(source, count, c) for c in options.channel)
         if len(chosen) not in (1, needed):
-            raise UsageError(f"--channel names {len(chosen)} channels, the model {spec.name} takes {needed} (or one, repeated).")
+            raise UsageError(
+                f"--channel names {len(chosen)} channels, the model {spec.name} takes {needed} (or one, repeated)."
+            )
         return chosen if len(chosen) == needed else chosen * needed
     if count == 1:
         return (0,) * needed

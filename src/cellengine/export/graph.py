@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import warnings
 
@@ -38,7 +37,6 @@ def to_onnx(module: nn.Module, spec: ModelSpec) -> onnx.ModelProto:
     names = tuple(output.name for output in spec.outputs)
     example = torch.zeros(1, len(spec.channels), *(2 * d for d in spec.divisor))
     sides = {2 + i: f"side_{axis.lower()}" for i, axis in enumerate(spec.axes)}
-    buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.getLogger("onnxscript").setLevel(logging.ERROR)
@@ -54,8 +52,7 @@ def to_onnx(module: nn.Module, spec: ModelSpec) -> onnx.ModelProto:
         )
     if program is None:
         raise ModelError("The exporter gave no graph.")
-    program.save(buffer)
-    proto = onnx.load_model_from_string(buffer.getvalue())
+    proto = program.model_proto
     _name_sides(proto, sides)
     try:
         onnx.checker.check_model(proto, full_check=True)
@@ -65,7 +62,7 @@ def to_onnx(module: nn.Module, spec: ModelSpec) -> onnx.ModelProto:
 
 
 def with_metadata(proto: onnx.ModelProto, spec: ModelSpec, golden: Golden) -> bytes:
-    """The bytes of a model file: the graph with spec and golden test in its metadata; the exporter's traces are dropped."""
+    """The bytes of a model file: graph, spec and golden test; what the exporter noted of itself is dropped."""
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
     for node in copy.graph.node:
@@ -77,7 +74,8 @@ def with_metadata(proto: onnx.ModelProto, spec: ModelSpec, golden: Golden) -> by
     for key, text in ((METADATA_KEY, spec.to_json()), (GOLDEN_KEY, golden.to_json())):
         copy.metadata_props.add(key=key, value=text)
     copy.producer_name = "cellengine"
-    return copy.SerializeToString()
+    content: bytes = copy.SerializeToString()
+    return content
 
 
 def _name_sides(proto: onnx.ModelProto, sides: dict[int, str]) -> None:

@@ -26,7 +26,7 @@ def measure_halo(
     divisor = session.spec.divisor
     full = [-(-r // d) * d for r, d in zip(receptive_field, divisor, strict=True)]
     core = [-(-core_px // d) * d for d in divisor]
-    worst = {share: 0.0 for share in range(1, max(f // d for f, d in zip(full, divisor, strict=True)))}
+    worst = dict.fromkeys(range(1, max(f // d for f, d in zip(full, divisor, strict=True))), 0.0)
     halos = {s: [min(s * d, f) for d, f in zip(divisor, full, strict=True)] for s in worst}
     for window in _windows(pictures, core, full):
         exact = _core(session, window, full, core)
@@ -47,14 +47,17 @@ def _windows(pictures: Iterable[Array], core: Sequence[int], full: Sequence[int]
         shape = picture.shape[1:]
         grid = [sorted({0, max(0, n - c)}) for n, c in zip(shape, core, strict=True)]
         padded = np.pad(
-            picture, [(0, 0), *((f, f + max(0, c - n)) for f, c, n in zip(full, core, shape, strict=True))], mode="reflect"
+            picture,
+            [(0, 0), *((f, f + max(0, c - n)) for f, c, n in zip(full, core, shape, strict=True))],
+            mode="reflect",
         )
         for index in np.stack(np.meshgrid(*grid, indexing="ij"), -1).reshape(-1, len(shape)):
-            cut = tuple(slice(i, i + c + 2 * f) for i, c, f in zip(index, core, full, strict=True))
+            cut = tuple(slice(int(i), int(i) + c + 2 * f) for i, c, f in zip(index, core, full, strict=True))
             yield np.ascontiguousarray(padded[(slice(None), *cut)])
 
 
 def _core(session: Session, window: Array, halo: Sequence[int], core: Sequence[int]) -> list[Array]:
     outputs = session.run(np.ascontiguousarray(window[None], dtype=np.float32))
     cut = tuple(slice(h, h + c) for h, c in zip(halo, core, strict=True))
-    return [values[(0, slice(None), *cut)] for values in outputs.values()]
+    cores: list[Array] = [values[0][(slice(None), *cut)] for values in outputs.values()]
+    return cores

@@ -84,7 +84,8 @@ def _verify_all(
                 parity = verify(reference, expected, candidate, pictures)
             found.append(parity)
             echo(
-                f"{precision} {backend}: {'passed' if parity.passed else 'FAILED'}; F1 at IoU 0.8 {parity.f1_at_80:.4f}, "
+                f"{precision} {backend}: {'passed' if parity.passed else 'FAILED'}; "
+                f"F1 at IoU 0.8 {parity.f1_at_80:.4f}, "
                 f"count {100 * (parity.count_difference or 0):.2f} %, mean AP {parity.mean_ap_change:+.4f}, "
                 f"largest difference {parity.max_difference:.1e}"
             )
@@ -108,4 +109,3 @@ def _scaled(picture: Annotated, spec: ModelSpec) -> Array:
     out = np.empty(image.shape, np.float32)
     normalize_into(image, scale, out)
     return out
-

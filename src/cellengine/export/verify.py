@@ -1,4 +1,4 @@
-"""The parity gate: a precision on a backend is accepted when it finds the same objects as fp32 PyTorch on real pictures."""
+"""The parity gate: a precision is accepted when it finds the same objects as fp32 PyTorch on real pictures."""
 
 from __future__ import annotations
 

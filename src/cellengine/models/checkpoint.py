@@ -14,7 +14,7 @@ from cellengine.errors import ModelError
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` (tensors, numbers, texts, and lists or dicts of them); the old file stays until the new is whole."""
+    """Write `state` (tensors, numbers, texts, lists or dicts of them); the old file stays until the new is whole."""
     partial = path.with_name(f".{path.name}.partial")
     with partial.open("wb") as file:
         torch.save(state, file)
@@ -29,7 +29,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise ModelError(f"The checkpoint {path} does not exist.") from error
-    except (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, RuntimeError, ValueError, KeyError) as error:
+    except (pickle.UnpicklingError, zipfile.BadZipFile, OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(f"{path}: not a checkpoint of plain tensors, nothing was executed ({reason}).") from error
     if not isinstance(state, dict) or "model" not in state:

@@ -1,4 +1,4 @@
-"""U-Net in 2D and 3D (Ronneberger et al. 2015; Çiçek et al. 2016) with named heads. Probabilities come out, not logits."""
+"""U-Net in 2D and 3D (Ronneberger et al. 2015; Çiçek et al. 2016) with named heads that answer in 0..1."""
 
 from __future__ import annotations
 
@@ -67,14 +67,16 @@ class UNetConfig:
 
 
 class UNet(nn.Module):
-    """Input (N, channels_in, *spatial) float32, sides multiples of `config.divisor`; output a dict, one (N, 1, *spatial) a head."""
+    """Input (N, channels_in, *spatial) float32, sides multiples of `config.divisor`; (N, 1, *spatial) out, a head."""
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
         self.config = config
         dims, widths = config.dims, config.widths
         sources = (config.channels_in, *widths[:-1])
-        self.down = nn.ModuleList(ConvBlock(dims, a, b, config.convolutions) for a, b in zip(sources, widths, strict=True))
+        self.down = nn.ModuleList(
+            ConvBlock(dims, a, b, config.convolutions) for a, b in zip(sources, widths, strict=True)
+        )
         self.pool = nn.ModuleList(MAX_POOL[dims](s) for s in config.pooling)
         self.up = nn.ModuleList(
             Up(dims, widths[i + 1], widths[i], config.pooling[i], config.convolutions)

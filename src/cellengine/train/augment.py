@@ -30,7 +30,7 @@ DAB = torch.tensor([0.268, 0.570, 0.776])[:, None, None]
 """optical density of diaminobenzidine in red, green and blue"""
 
 
-class RandGreyd(RandomizableTransform, MapTransform):
+class RandGreyd(RandomizableTransform, MapTransform):  # type: ignore[misc]
     """Replace the channels of `image` by their mean, or put them in another order; MONAI has neither."""
 
     def __init__(self, grey: float, shuffle: float) -> None:
@@ -39,6 +39,7 @@ class RandGreyd(RandomizableTransform, MapTransform):
         self.grey, self.shuffle = grey, shuffle
 
     def __call__(self, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Change `image` alone."""
         draw, order = self.R.uniform(size=2), self.R.permutation(data[IMAGE].shape[0])
         image = data[IMAGE]
         if draw[0] < self.grey:
@@ -48,7 +49,7 @@ class RandGreyd(RandomizableTransform, MapTransform):
         return {**data, IMAGE: image}
 
 
-class RandStaind(RandomizableTransform, MapTransform):
+class RandStaind(RandomizableTransform, MapTransform):  # type: ignore[misc]
     """Lay brown immunostain (DAB) over bright colour pictures: smooth patches, thinner over nuclei; MONAI has it not.
 
     Pictures of tissue come mostly in violet and pink; without this a network takes every dark stain for nuclei. Light
@@ -61,6 +62,7 @@ class RandStaind(RandomizableTransform, MapTransform):
         RandomizableTransform.__init__(self, prob)
 
     def __call__(self, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Change `image` alone, where `targets` say that there are no nuclei."""
         self.randomize(None)
         image = torch.as_tensor(data[IMAGE])
         grain, strength, over_nuclei = self.R.uniform([8, 0.5, 0.0], [40, 3.0, 1.0]).tolist()

@@ -12,7 +12,6 @@ from cellengine.geometry import round_up
 from cellengine.spec import ModelSpec, Output
 from cellengine.train.config import TrainConfig
 
-
 Array = np.ndarray[Any, Any]
 
 

@@ -104,9 +104,7 @@ def _train_epoch(state: State, samples: Samples, config: TrainConfig, echo: Echo
     return {"epoch": state.epoch, **means, "rate": _rate(state, config), "seconds": seconds}
 
 
-def _train_step(
-    state: State, image: torch.Tensor, targets: torch.Tensor, config: TrainConfig
-) -> dict[str, float]:
+def _train_step(state: State, image: torch.Tensor, targets: torch.Tensor, config: TrainConfig) -> dict[str, float]:
     rate = _rate(state, config)
     for group in state.optimizer.param_groups:
         group["lr"] = rate

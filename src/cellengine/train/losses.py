@@ -28,7 +28,9 @@ def dice(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> to
 
 def smooth_l1(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Huber loss (beta 0.1) of the activated value."""
-    return (functional.smooth_l1_loss(torch.sigmoid(logits), target, reduction="none", beta=0.1) * weight).sum() / weight.sum()
+    return (
+        functional.smooth_l1_loss(torch.sigmoid(logits), target, reduction="none", beta=0.1) * weight
+    ).sum() / weight.sum()
 
 
 def mse(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,6 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.figure import Figure
 from skimage.segmentation import find_boundaries
 from torch.utils.tensorboard import SummaryWriter
 
@@ -66,8 +65,8 @@ def history_from_json(text: str) -> list[Row]:
     return rows
 
 
-def draw_curves(history: Sequence[Mapping[str, float]]) -> Figure:
-    """Losses on the left, validation scores on the right, by epoch."""
+def draw_curves(history: Sequence[Mapping[str, float]]) -> Any:
+    """A matplotlib figure: losses on the left, validation scores on the right, by epoch."""
     figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     for name in dict.fromkeys(n for row in history for n in row):
         side = 0 if name.startswith("loss") else 1 if name.startswith("val") else None
@@ -82,8 +81,8 @@ def draw_curves(history: Sequence[Mapping[str, float]]) -> Figure:
     return figure
 
 
-def draw_preview(panels: Sequence[tuple[str, Array, Array, Array]]) -> Figure:
-    """Image, truth (green outlines) and prediction (red outlines), a row a picture."""
+def draw_preview(panels: Sequence[tuple[str, Array, Array, Array]]) -> Any:
+    """A matplotlib figure: image, truth (green outlines) and prediction (red outlines), a row a picture."""
     figure, axes = plt.subplots(len(panels), 3, figsize=(9, 3 * len(panels)), squeeze=False, layout="constrained")
     for row, (name, image, truth, predicted) in zip(axes, panels, strict=True):
         base = _to_rgb(image)
@@ -108,7 +107,7 @@ def _outline(base: Array, labels: Array, colour: tuple[float, float, float]) -> 
     return drawn
 
 
-def _save(figure: Figure, path: Path) -> None:
+def _save(figure: Any, path: Path) -> None:
     partial = path.with_name(f".{path.stem}.partial.png")
     figure.savefig(partial, dpi=90)
     plt.close(figure)
