@@ -1,0 +1,151 @@
+"""Export: one file that runs anywhere and says what it is, or no file at all."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from cellengine.engine.backends import open_session
+from cellengine.engine.golden import check_golden
+from cellengine.engine.infer import infer_array
+from cellengine.engine.model_file import read_model_file
+from cellengine.errors import ModelError, UsageError
+from cellengine.export import model as room
+from cellengine.export.checkpoint import export_checkpoint
+from cellengine.export.halo import TOLERANCE, measure_halo
+from cellengine.models import UNetConfig, build
+from cellengine.models.checkpoint import save_checkpoint
+from cellengine.models.session import TorchSession
+from cellengine.records import to_plain
+from cellengine.spec import DistanceWatershed, ModelSpec, Normalize, Output
+from tests.synthetic import draw_cells, write_annotated
+
+CONFIG = UNetConfig(channels_in=1, widths=(6, 8, 8))
+
+
+@pytest.fixture(scope="module")
+def module() -> Any:
+    """A network that has seen a few cells, enough to answer with objects."""
+    torch.manual_seed(3)
+    net = build(CONFIG)
+    optimizer = torch.optim.Adam(net.parameters(), 0.02)
+    for step in range(60):
+        image, labels = draw_cells((64, 64), 8, seed=step % 6)
+        batch = torch.from_numpy(image / np.float32(255))[None, None]
+        truth = torch.from_numpy((labels > 0).astype(np.float32))[None, None]
+        loss = sum(torch.nn.functional.binary_cross_entropy_with_logits(x, truth) for x in net.logits(batch).values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return net.eval()
+
+
+def spec_of(config: UNetConfig) -> ModelSpec:
+    return ModelSpec(
+        name="tiny",
+        task="instances",
+        axes="YX",
+        channels=("signal",),
+        tile=(64, 64),
+        divisor=config.divisor,
+        receptive_field=config.receptive_field,
+        halo=(24, 24),
+        normalize=Normalize("constant", 0.0, 255.0),
+        outputs=(Output("foreground"), Output("distance")),
+        decoder=DistanceWatershed(smoothing_px=1.0, h=0.2, min_size_px=8),
+    )
+
+
+@pytest.fixture(scope="module")
+def checkpoint(module: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    state = {
+        "model": module.state_dict(),
+        "network": json.dumps(to_plain(CONFIG)),
+        "spec": spec_of(CONFIG).to_json(),
+        "data": str(write_annotated(folder / "data", 12)),
+    }
+    save_checkpoint(folder / "best.pt", state)
+    return folder / "best.pt"
+
+
+def test_the_file_answers_like_the_network_and_proves_it(module: Any, checkpoint: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    path = tmp_path / "tiny.onnx"
+    spec = export_checkpoint(checkpoint, path, ("fp32",), None, lines.append)
+    file = read_model_file(path)
+    assert file.spec == spec
+    assert file.golden is not None
+    assert {(p.backend, p.precision, p.passed) for p in spec.parity} == {
+        ("onnxruntime", "fp32", True),
+        ("openvino", "fp32", True),
+    }
+    assert any("F1 at IoU 0.8" in line for line in lines)
+    picture, _ = draw_cells((90, 110), 20, seed=50)
+    with TorchSession(module, spec) as reference:
+        expected = infer_array(picture[None], reference).labels
+    assert expected.max() > 5
+    for backend in ("onnxruntime", "openvino"):
+        with open_session(path, device="cpu", backend=backend, precision="fp32") as session:
+            np.testing.assert_array_equal(infer_array(picture[None], session).labels, expected)
+            assert check_golden(session, file.golden).passed
+
+
+def test_a_graph_that_finds_other_objects_leaves_no_file(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fault is real: the exported weights are not those of the checkpoint."""
+    honest = room.to_onnx
+
+    def spoil(module: Any, spec: ModelSpec) -> Any:
+        other = build(CONFIG)
+        other.load_state_dict({k: v + 0.5 if k.endswith("bias") else v for k, v in module.state_dict().items()})
+        return honest(other.eval(), spec)
+
+    monkeypatch.setattr(room, "to_onnx", spoil)
+    with pytest.raises(ModelError, match="fp32 does not find the same objects .* no file was written"):
+        export_checkpoint(checkpoint, tmp_path / "tiny.onnx", ("fp32",), None, lambda line: None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_run_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "weights.pt", {"model": {}})
+    with pytest.raises(ModelError, match="no entry 'network'"):
+        export_checkpoint(tmp_path / "weights.pt", tmp_path / "a.onnx", ("fp32",), None, print)
+    with pytest.raises(UsageError, match="do not exist: name others with --verify-on"):
+        export_checkpoint(checkpoint, tmp_path / "a.onnx", ("fp32",), str(tmp_path / "gone"), print)
+
+
+class Fading:
+    """A session whose answer depends on its surroundings within 10 px, faintly beyond 6."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.spec = spec
+
+    def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+        out = 0.5 * batch
+        for shift, weight in ((6, 0.01), (10, 1e-5)):
+            for axis in (2, 3):
+                for sign in (-1, 1):
+                    moved = np.roll(batch, sign * shift, axis)
+                    edge = [slice(None)] * 4
+                    edge[axis] = slice(0, shift) if sign > 0 else slice(-shift, None)
+                    moved[tuple(edge)] = 0  # what lies outside the tile is unknown
+                    out = out + weight * moved
+        return {"foreground": out}
+
+
+def test_the_halo_is_the_smallest_that_keeps_the_tolerance() -> None:
+    """Found by hand: 6 px away matters (0.01), 10 px away does not (1e-5 < 2.5e-4); the divisor is 4, so 8."""
+    session = Fading(replace(spec_of(CONFIG), divisor=(4, 4)))
+    pictures = [np.random.default_rng(s).random((1, 70, 90)).astype(np.float32) for s in range(3)]
+    halo, change = measure_halo(session, pictures, (11, 11), core_px=16)  # type: ignore[arg-type]
+    assert halo == (8, 8)
+    assert 0 < change <= TOLERANCE
