@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
-from tests.engine.conftest import small_spec, write_tiny_model
-from tests.synthetic import draw_cells
 
 from cellengine.cli import main
 from cellengine.io import read_table
+from tests.engine.conftest import small_spec, write_tiny_model
+from tests.synthetic import draw_cells
 
 FP32 = ("--backend", "onnxruntime", "--precision", "fp32")
 

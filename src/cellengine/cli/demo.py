@@ -1,4 +1,4 @@
-"""`cellengine demo`: the main job on a real picture and on a synthetic stack, in a minute, without any data of yours."""
+"""`cellengine demo`: the main job on a real picture and on a synthetic stack, without any data of yours."""
 
 from __future__ import annotations
 
@@ -9,31 +9,35 @@ import click
 import numpy as np
 import tifffile
 
+from cellengine.cli.infer import report
 from cellengine.cli.progress import show_progress
 from cellengine.engine.batch import Device, infer_files
 from cellengine.engine.options import InferOptions
 
 
 @click.command()
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Folder for inputs and results.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("demo"),
+    show_default=True,
+    metavar="FOLDER",
+    help="Folder for inputs and results; it is made.",
+)
 def command(output: Path) -> None:
     """Label nuclei in stained tissue (scikit-image's ihc.png) and in a synthetic 16-bit OME-TIFF stack."""
-    inputs = output / "inputs"
+    inputs, results = output / "inputs", output / "results"
     inputs.mkdir(parents=True, exist_ok=True)
-    tissue = inputs / "tissue.png"
+    tissue, stack = inputs / "tissue.png", inputs / "stack.ome.tif"
     tissue.write_bytes((resources.files("skimage") / "data" / "ihc.png").read_bytes())
-    stack = inputs / "stack.ome.tif"
     write_stack(stack)
-    results = output / "results"
-    command_line = f"cellengine infer {tissue} {stack} -m nuclei -o {results}"
-    click.echo(f"$ {command_line}")
+    click.echo(f"$ cellengine infer {tissue} {stack} -m nuclei -o {results}")
     with show_progress() as progress:
         files = [str(tissue), str(stack)]
         summary = infer_files(files, "nuclei", results, InferOptions(), Device(), restart=True, progress=progress)
-    for name, record in summary.records.items():
-        click.echo(f"{name}: {record['objects']} nuclei in {record['seconds']['total']:.1f} s")
-    click.echo(f"Look at {results / 'tissue.overlay.png'} and {results / 'stack.overlay.png'};")
-    click.echo(f"labels: {results / 'tissue.labels.tif'} (Fiji, napari), measurements: {results / 'tissue.objects.csv'}.")
+    report(summary, results)
+    click.echo(f"labels for Fiji or napari: {results / 'stack.labels.tif'}; a table: {results / 'stack.objects.csv'}")
 
 
 def write_stack(path: Path, planes: int = 3, side: int = 512, nuclei: int = 120) -> None:
@@ -47,7 +51,7 @@ def write_stack(path: Path, planes: int = 3, side: int = 512, nuclei: int = 120)
     for plane in stack:
         signal = np.full((side, side), 180.0, np.float32)
         for _ in range(nuclei):
-            cy, cx, radius = random.uniform(0, side, 2).tolist() + [random.uniform(7, 16)]
+            cy, cx, radius = random.uniform((0, 0, 7), (side, side, 16))
             top, left = max(0, int(cy - 20)), max(0, int(cx - 20))
             box = (slice(top, int(cy + 21)), slice(left, int(cx + 21)))
             distance = np.hypot(y[box] - cy, x[box] - cx)

@@ -11,9 +11,20 @@ from cellengine.errors import ModelError, UsageError, missing_package
 
 @click.command()
 @click.argument("run", metavar="RUN|CHECKPOINT", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="FILE.onnx", help="The model file to write.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FILE.onnx",
+    help="The model file to write.",
+)
 @click.option("--precision", default="fp32,bf16", show_default=True, help="Precisions to verify, comma-separated.")
-@click.option("--verify-on", metavar="LIST|FOLDER", help="Annotated pictures to verify on; default: the run's own validation pictures.")
+@click.option(
+    "--verify-on",
+    metavar="LIST|FOLDER",
+    help="Annotated pictures to verify on; default: the run's own validation pictures.",
+)
 def command(run: Path, output: Path, precision: str, verify_on: str | None) -> None:
     """Write the model of a training run as one ONNX file, verified on real pictures.
 

@@ -3,61 +3,131 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
-from cellengine.cli.progress import show_progress
+from cellengine.cli.progress import seconds_by_stage, show_progress
 from cellengine.engine.batch import Device, Summary, infer_files
 from cellengine.engine.options import InferOptions
 from cellengine.errors import UsageError
 
+MOST_LINES = 20
+"""files reported one by one at the end; run.json has them all"""
+
 
 @click.command()
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
-@click.option("-m", "--model", default="nuclei", show_default=True, help="Bundled model name, or a model.onnx file.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder for the results.")
-@click.option("--axes", help="What the file's axes are, in its order, where it does not say: e.g. ZYX, TYX, CYX.")
-@click.option("--channel", help="Channels that feed the model, by number (from 0) or name: e.g. 0 or 2,1,0.")
-@click.option("--timepoint", type=int, help="Label only this time point (from 0).")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, or cuda:0.")
-@click.option("--backend", default="auto", show_default=True, help="auto, onnxruntime, or openvino.")
-@click.option("--precision", help="fp32 or bf16; default: the fastest that the model was verified in.")
-@click.option("--tile", help="Tile side in px: N, or one per axis (y,x).")
-@click.option("--halo", default="auto", show_default=True, help="px around each tile: auto (measured), exact (receptive field), or N.")
+@click.option(
+    "-m",
+    "--model",
+    default="nuclei",
+    show_default=True,
+    metavar="NAME|FILE",
+    help="A bundled model (`cellengine models` lists them) or a file model.onnx.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FOLDER",
+    help="Folder for the results; it is made.",
+)
+@click.option(
+    "--channel", metavar="LIST", help="Channels that show the cells, by number from 0 or by name: 1, or DAPI."
+)
+@click.option(
+    "--axes",
+    metavar="LETTERS",
+    help="What the dimensions of the file are, in its order, where it does not say: "
+    "ZYX a stack, TYX a time series, CYX channels.",
+)
+@click.option("--timepoint", type=int, metavar="N", help="Label only this time point, counted from 0.")
+@click.option("--dataset", metavar="NAME", help="Which image of a file that holds several (HDF5, CZI, LIF, ND2, TIFF).")
+@click.option(
+    "--nan",
+    type=click.Choice(["error", "zero"]),
+    default="error",
+    show_default=True,
+    help="Values that are NaN or infinite: refuse the file, or take them as 0.",
+)
+@click.option(
+    "--missing",
+    type=click.Choice(["warn", "error"]),
+    default="warn",
+    show_default=True,
+    help="Pieces of an OME-Zarr that are not there: warn and take them as 0, or refuse the file.",
+)
+@click.option(
+    "--on-error",
+    type=click.Choice(["skip", "stop"]),
+    default="skip",
+    show_default=True,
+    help="When one of several files is bad: do the others, or stop.",
+)
+@click.option(
+    "--resume/--restart",
+    default=True,
+    show_default=True,
+    help="Go on with the unfinished run in FOLDER, or forget it and begin anew.",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["auto", "tif", "ome-zarr"]),
+    default="auto",
+    show_default=True,
+    help="File format of the labels; auto: TIFF, or OME-Zarr when the input is one or the labels pass 2 GiB.",
+)
+@click.option("--device", default="auto", show_default=True, help="Where the network runs: auto, cpu, or cuda:0.")
+@click.option(
+    "--backend",
+    default="auto",
+    show_default=True,
+    help="What runs the network: onnxruntime, openvino, or auto, the fastest as timed here once.",
+)
+@click.option(
+    "--precision", metavar="KIND", help="fp32 or bf16; without it the fastest that the model was verified in."
+)
+@click.option("--tile", metavar="PX", help="Side of the tiles in px: N or Y,X; without it the plan chooses.")
+@click.option(
+    "--halo",
+    default="auto",
+    show_default=True,
+    help="Margin read around each tile in px: auto (measured when the model was exported), "
+    "exact (all that the network can see), or N.",
+)
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Tiles per call of the network.")
-@click.option("--format", "form", type=click.Choice(["auto", "tif", "ome-zarr"]), default="auto", show_default=True, help="File format of the labels.")
-@click.option("--nan", type=click.Choice(["error", "zero"]), default="error", show_default=True, help="NaN and infinite values: refuse, or take as 0.")
-@click.option("--missing", type=click.Choice(["warn", "error"]), default="warn", show_default=True, help="Absent chunks of a Zarr: warn, or refuse.")
-@click.option("--on-error", type=click.Choice(["skip", "stop"]), default="skip", show_default=True, help="After a bad file: go on with the others, or stop.")
-@click.option("--resume/--restart", default=True, show_default=True, help="Go on with an unfinished run in OUT, or begin anew.")
-def command(  # noqa: PLR0913
+def command(
     inputs: tuple[str, ...],
     model: str,
     output: Path,
-    axes: str | None,
     channel: str | None,
+    axes: str | None,
     timepoint: int | None,
+    dataset: str | None,
+    nan: Literal["error", "zero"],
+    missing: Literal["warn", "error"],
+    on_error: Literal["skip", "stop"],
+    resume: bool,
+    form: Literal["auto", "tif", "ome-zarr"],
     device: str,
     backend: str,
     precision: str | None,
     tile: str | None,
     halo: str,
     batch: int,
-    form: Literal["auto", "tif", "ome-zarr"],
-    nan: Literal["error", "zero"],
-    missing: Literal["warn", "error"],
-    on_error: Literal["skip", "stop"],
-    resume: bool,
 ) -> None:
-    """Label the objects in INPUT (files, folders, globs or OME-Zarr) and measure them.
+    """Label the cells in INPUT (files, folders, patterns or OME-Zarr) and measure them.
 
-    OUT gets, per input: STEM.labels.tif (uint32), STEM.objects.csv (one row an object) and STEM.overlay.png, and one
-    run.json. An unfinished run of the same inputs, model and settings goes on where it stopped.
+    FOLDER gets, per input: NAME.labels.tif (each cell its number), NAME.objects.csv (one row a cell) and
+    NAME.overlay.png to look at, and one run.json. A run that was stopped goes on with the same command.
     """
     options = InferOptions(
         axes=axes,
-        channel=tuple(channel.split(",")) if channel else (),
+        dataset=dataset,
+        channel=tuple(part.strip() for part in channel.split(",")) if channel else (),
         timepoint=timepoint,
         tile=_numbers("--tile", tile) if tile else None,
         halo=_halo(halo),
@@ -71,7 +141,39 @@ def command(  # noqa: PLR0913
         summary = infer_files(
             inputs, model, output, options, Device(device, backend, precision), restart=not resume, progress=progress
         )
-    _report(summary, output)
+    report(summary, output)
+
+
+def report(summary: Summary, output: Path) -> None:
+    """What a user wants to know at the end: what was found, how long what took, on what, and where to look."""
+    records = summary.records
+    if summary.already_complete:
+        click.echo(f"{output} already holds this run, complete: nothing to do (--restart does it again).")
+        return
+    for number, (name, record) in enumerate(records.items(), 1):
+        for warning in record["warnings"]:
+            click.echo(f"warning: {warning}", err=True)
+        if number <= MOST_LINES:
+            click.echo(
+                f"file {number}/{len(records)} {name}: {_objects(record['objects'])}, {seconds_by_stage(record)}"
+            )
+    if len(records) > MOST_LINES:
+        click.echo(f"... and {len(records) - MOST_LINES} more, see {output / 'run.json'}")
+    how = summary.session
+    files = "1 file" if len(records) == 1 else f"{len(records)} files"
+    total = _objects(sum(record["objects"] for record in records.values()))
+    click.echo(f"{total} in {files} with {how['backend']} {how['precision']} on {how['device']}")
+    click.echo(f"look at {_overlay(output, records)}; all results are in {output}")
+
+
+def _objects(count: int) -> str:
+    return "1 object" if count == 1 else f"{count} objects"
+
+
+def _overlay(output: Path, records: dict[str, dict[str, Any]]) -> Path:
+    """The overlay of the first input."""
+    names: list[str] = next(iter(records.values()))["outputs"]
+    return output / next(name for name in names if name.endswith(".overlay.png"))
 
 
 def _numbers(option: str, text: str) -> tuple[int, ...]:
@@ -82,27 +184,10 @@ def _numbers(option: str, text: str) -> tuple[int, ...]:
 
 
 def _halo(text: str) -> int | Literal["auto", "exact"]:
-    if text == "auto" or text == "exact":
-        return text
+    if text == "auto":
+        return "auto"
+    if text == "exact":
+        return "exact"
     if text.isdigit():
         return int(text)
     raise UsageError(f"--halo {text!r}: expected auto, exact, or a whole number of px.")
-
-
-def _report(summary: Summary, output: Path) -> None:
-    """What a user wants to know at the end: how much was found, how, and where to look."""
-    records = summary.records
-    if summary.already_complete:
-        click.echo(f"{output} already holds this run, complete: nothing to do (--restart does it again).")
-        return
-    for name, record in list(records.items())[:20]:
-        for warning in record["warnings"]:
-            click.echo(f"warning: {warning}", err=True)
-        seconds = record["seconds"]
-        shares = ", ".join(f"{k} {v:.2f}" for k, v in seconds.items() if k != "total")
-        click.echo(f"{name}: {record['objects']} objects in {seconds['total'] + seconds['write']:.2f} s ({shares})")
-    if len(records) > 20:
-        click.echo(f"... and {len(records) - 20} more")
-    total = sum(record["objects"] for record in records.values())
-    how = summary.session
-    click.echo(f"{total} objects in {len(records)} file(s) with {how['backend']} {how['precision']} on {how['device']}; see {output}")

@@ -14,7 +14,9 @@ from cellengine.errors import UsageError, missing_package
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder of the run.")
 @click.option("--resume", is_flag=True, help="Go on from the run's last checkpoint.")
 @click.option("--init", type=click.Path(path_type=Path), help="Start from the weights of this checkpoint.")
-@click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Change a setting; may be repeated.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Change a setting; may be repeated."
+)
 def command(config: str, output: Path, resume: bool, init: Path | None, overrides: tuple[str, ...]) -> None:
     """Train a model from a TOML configuration or a preset.
 
