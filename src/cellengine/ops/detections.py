@@ -40,7 +40,7 @@ def nms_masks(
     iou_threshold: float = 0.5,
     classes: NDArray[Any] | None = None,
 ) -> NDArray[np.int64]:
-    """As `nms`, by the IoU of masks; masks[i] fills boxes[i], in whole pixels. Only masks whose boxes meet are compared."""
+    """As `nms`, by the IoU of masks; masks[i] fills boxes[i], in whole pixels. Masks are compared where boxes meet."""
     corners, order, kind = _checked(boxes, scores, classes)
     whole = np.asarray(boxes, np.int64).reshape(-1, 4)
     shapes = whole[:, 2:] - whole[:, :2]

@@ -8,16 +8,23 @@ from numpy.typing import NDArray
 
 
 @njit(nogil=True, cache=True)
+def ordered_key(bits: np.uint32) -> np.uint32:
+    """An unsigned integer in the order of the float32 with these bits; one for both zeros, the largest for NaN."""
+    if bits == np.uint32(0x80000000):
+        return np.uint32(0x80000000)
+    if bits & np.uint32(0x7FFFFFFF) > np.uint32(0x7F800000):
+        return np.uint32(0xFFFFFFFF)
+    return np.uint32(bits ^ (np.uint32(0xFFFFFFFF) if bits >> np.uint32(31) else np.uint32(0x80000000)))
+
+
+@njit(nogil=True, cache=True)
 def ordered_keys(bits: NDArray[np.uint32], keys: NDArray[np.uint32], flip: np.uint32) -> None:
     """Write, for float32 given by its bits, unsigned keys of the same order; `flip` 0xFFFFFFFF reverses it.
 
-    Both zeros are one value. NaN comes after everything (before, when reversed).
+    NaN comes after everything (before, when reversed). `bits` and `keys` may be one array.
     """
     for i in range(bits.size):
-        b = bits[i]
-        if b == np.uint32(0x80000000):
-            b = np.uint32(0)
-        keys[i] = (b ^ (np.uint32(0xFFFFFFFF) if b >> np.uint32(31) else np.uint32(0x80000000))) ^ flip
+        keys[i] = ordered_key(bits[i]) ^ flip
 
 
 @njit(nogil=True, cache=True)

@@ -13,7 +13,7 @@ from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
 from cellengine.errors import InputError, ResourceError, UsageError
-from cellengine.ops.flood import FREE, LARGEST_LABEL, flood, flood_with_lines
+from cellengine.ops.flood import FREE, LARGEST_LABEL, flood, flood_floats, flood_with_lines
 from cellengine.ops.neighbours import check_connectivity, flat_offsets, steps_within, volume_shape
 from cellengine.ops.order import ordered_keys, radix_sort
 from cellengine.ops.runs import Runs, connect, find_runs
@@ -33,8 +33,8 @@ def watershed(
 ) -> NDArray[np.uint32]:
     """Flood `image` (y, x) or (z, y, x) from `markers`, lowest values first.
 
-    image: relief of any real dtype. 8 and 16 bit are flooded as they are; everything else by its rank, which is
-        exact. NaN is flooded last.
+    image: relief of any real dtype, flooded exactly: 8 and 16 bit level by level, float32 by coarse bins that are
+        sorted one at a time; what float32 cannot hold goes by its rank. NaN is flooded last.
     markers: label image of the seeds (0 = none, labels below 2^31 - 1), or coordinates of shape (n, ndim), which become
         the labels 1 ... n. Seeds outside the mask are ignored.
     mask: only its true voxels are flooded. Components of the mask without a seed stay 0.
@@ -46,9 +46,10 @@ def watershed(
     Returns uint32 labels. Equal to scikit-image label for label where seeds are single voxels of distinct levels
     (scikit-image takes seeds of one level in no defined order).
 
-    Time is O(voxels) for 8 and 16 bit and O(voxels) with three more passes otherwise. Memory in bytes a flooded voxel,
-    beside image, markers and mask: 4 for the labels and 4 for the queue (8 beyond 2^32 voxels); other dtypes 20 more at
-    the peak; `watershed_line` 1 more. With a mask the queue is only as long as the components in work.
+    Time is O(voxels) on smooth relief of any dtype, O(voxels * log) at worst for floats. Memory in bytes a flooded
+    voxel, beside image, markers and mask: 4 for the labels and 4 for the queue (8 beyond 2^32 voxels), and some
+    thousandths for the frontier; `watershed_line` 1 more, and 20 more with floats. With a mask the queue is only as
+    long as the components in work. Markers that are not uint32 are copied: 4 more.
 
     Raises UsageError for shapes and connectivity, InputError for labels out of range.
     """
@@ -71,6 +72,8 @@ def watershed(
         where = (*components.listing, *group, shape[2])
         if narrow:
             valid, seeds, levels, starts, size = _prepare_levels(relief, labels, *where, work, np.zeros(1, index))
+        elif not watershed_line:
+            valid, seeds, levels, starts, size = _prepare_bins(relief, labels, *where, work)
         else:
             valid, seeds, levels, starts, size = _prepare_ranks(relief, labels, *where, work)
         if not valid:
@@ -80,6 +83,8 @@ def watershed(
         queue, tails = np.empty(size, index), np.empty_like(starts)
         if watershed_line:
             flood_with_lines(work, seeds, levels, starts, tails, queue, steps, *shape)
+        elif not narrow:
+            flood_floats(relief, work, seeds, levels, starts, tails, queue, steps, offsets, *shape)
         else:
             flood(work, seeds, levels, starts, tails, queue, steps, offsets, *shape)
 
@@ -200,6 +205,80 @@ def _prepare_levels(
         starts[bucket] = size
         size += held
     return True, seeds, levels, starts, int(size)
+
+
+_BIN = 1024  # voxels a bin of float relief, on average
+
+
+@njit(nogil=True, cache=True)
+def _prepare_bins(
+    relief: NDArray[np.uint32],
+    labels: NDArray[np.uint32],
+    order: NDArray[np.int64],
+    first: NDArray[np.int64],
+    row: NDArray[np.int32],
+    start: NDArray[np.int32],
+    stop: NDArray[np.int32],
+    begin: int,
+    end: int,
+    width: int,
+    work: NDArray[np.uint32],
+) -> tuple[bool, NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint32], int]:
+    """As `_prepare_levels` for float32 bits: coarse bins of equal width between the lowest and highest finite value."""
+    none = work[:0].copy()
+    values = relief.view(np.float32)
+    seed_count, total = 0, 0
+    low, high = np.inf, -np.inf
+    seeded = np.zeros(end - begin, np.bool_)
+    for c in range(begin, end):
+        for k in range(first[c], first[c + 1]):
+            base = np.int64(row[order[k]]) * width
+            for i in range(base + start[order[k]], base + stop[order[k]]):
+                if np.isfinite(values[i]):
+                    low = min(low, np.float64(values[i]))
+                    high = max(high, np.float64(values[i]))
+                if labels[i] != 0:
+                    seeded[c - begin] = True
+                    seed_count += 1
+                    if labels[i] >= np.uint32(LARGEST_LABEL):
+                        return False, none, none, none, 0
+            total += stop[order[k]] - start[order[k]]
+    if seed_count == 0:
+        return True, none, none, none, 0
+    bins = max(1, min(total // _BIN, 1 << 16))
+    scale = bins / (high - low) if high > low else 0.0
+    starts = np.zeros(bins, np.uint32)
+    seeds, seed_bins = np.empty(seed_count, np.uint32), np.empty(seed_count, np.uint32)
+    seed_count = 0
+    for c in range(begin, end):
+        if not seeded[c - begin]:
+            continue
+        for k in range(first[c], first[c + 1]):
+            base = np.int64(row[order[k]]) * width
+            for i in range(base + start[order[k]], base + stop[order[k]]):
+                value = np.float64(values[i])
+                # rounding never turns the order of two values around, so neither do the bins
+                if value <= low:
+                    place = np.uint32(0)
+                elif value < high:
+                    place = np.uint32((value - low) * scale)
+                else:
+                    place = np.uint32(bins - 1)  # NaN too
+                place = np.uint32(bins - 1) if place >= bins else place
+                starts[place] += np.uint32(1)
+                if labels[i] != 0:
+                    seeds[seed_count] = i
+                    seed_bins[seed_count] = place
+                    work[i] = labels[i]
+                    seed_count += 1
+                else:
+                    work[i] = FREE | place
+    size = np.int64(0)
+    for b in range(bins):
+        held = np.int64(starts[b])
+        starts[b] = size
+        size += held
+    return True, seeds, seed_bins, starts, int(size)
 
 
 @njit(nogil=True, cache=True)
