@@ -29,7 +29,7 @@ from cellengine.engine.session import Session
 
 def bare(session: Session, shape: tuple[int, int], options: InferOptions) -> Callable[[], object]:
     """The network alone: as many batches of the same shape as `infer` needs, called by as many threads."""
-    plan = plan_picture(shape, session.spec, options)
+    plan = plan_picture(shape, session, options)
     batch = np.random.default_rng(0).random((1, len(session.spec.channels), *plan.tile), dtype=np.float32)
     return lambda: list(overlap(lambda _: session.run(batch), range(len(plan.tiles)), session.concurrency, Stop()))
 

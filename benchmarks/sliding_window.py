@@ -46,7 +46,7 @@ def main() -> None:
     with open_session(resolve_model(arguments.model), device="cpu", backend="openvino", precision="bf16") as session:
         options = InferOptions()
         scene = scenes(MemorySource(mosaic(arguments.side)), session.spec, options)[0]
-        plan = plan_picture(scene.shape, session.spec, options)
+        plan = plan_picture(scene.shape, session, options)
         scale = measure_scene(scene, session.spec.normalize).scale
         whole = np.empty((len(session.spec.channels), *scene.shape), np.float32)
         read_scaled(scene, Region.whole(scene.shape), scale, whole)
@@ -68,7 +68,7 @@ def main() -> None:
                 figures["rows"].append(row | {"monai_pixels_off_by_0.1": seams, "times": times})
         exact = InferOptions(halo="exact")
         found = predict(
-            scene, session, plan_picture(scene.shape, session.spec, exact), scale, Stop(), lambda tiles: None
+            scene, session, plan_picture(scene.shape, session, exact), scale, Stop(), lambda tiles: None
         )
         auto = ours()
         figures["cellengine"] = {

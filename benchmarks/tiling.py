@@ -31,7 +31,7 @@ Array = np.ndarray[Any, Any]
 
 def scores_and_labels(picture: Array, session: Session, options: InferOptions) -> tuple[Scores, Array]:
     scene = scenes(MemorySource(picture), session.spec, options)[0]
-    plan = plan_picture(scene.shape, session.spec, options)
+    plan = plan_picture(scene.shape, session, options)
     scale = measure_scene(scene, session.spec.normalize).scale
     scores = predict(scene, session, plan, scale, Stop(), lambda tiles: None)
     return scores, label(scores, session.spec.decoder)

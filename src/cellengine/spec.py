@@ -155,6 +155,8 @@ class ModelSpec:
     """voxel size of the training pictures per axis; None when the model takes pixels as they come"""
     object_size_px: float = 64.0
     """diameter that hardly any object exceeds (99.9 % of the training objects are below)"""
+    activation_bytes: float = 1000.0
+    """memory that the network holds per voxel of a tile while it computes in fp32, for the memory plan"""
     parity: tuple[Parity, ...] = ()
     metrics: dict[str, float] = field(default_factory=dict)
     training_data: str = ""

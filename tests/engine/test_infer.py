@@ -104,12 +104,9 @@ def test_values_that_are_no_numbers_are_refused_or_counted(session: Session) -> 
     assert result.labels.max() == infer_source(MemorySource(clean), session, InferOptions()).labels.max() > 0
 
 
-def test_what_does_not_fit_in_memory_is_refused_before_any_work(
-    session: Session, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(room, "memory_limit", lambda: 50_000_000)
+def test_what_does_not_fit_in_memory_is_refused_before_any_work(session: Session) -> None:
     with pytest.raises(ResourceError, match=r"needs about \d+\.\d GB of memory, \d+\.\d GB may be used"):
-        infer_source(MemorySource(np.zeros((3000, 3000), np.uint8)), session, InferOptions())
+        infer_source(MemorySource(np.zeros((3000, 3000), np.uint8)), session, InferOptions(max_ram=40_000_000))
 
 
 def test_a_stopped_run_ends_at_the_next_tile(session: Session) -> None:

@@ -27,7 +27,7 @@ from tests.synthetic import draw_cells
 
 def scores_of(picture: np.ndarray, session: Session, options: InferOptions) -> dict[str, np.ndarray]:
     scene = scenes(MemorySource(picture), session.spec, options)[0]
-    plan = plan_picture(scene.shape, session.spec, options)
+    plan = plan_picture(scene.shape, session, options)
     scale = measure_scene(scene, session.spec.normalize).scale
     return predict(scene, session, plan, scale, Stop(), lambda tiles: None)
 
@@ -100,6 +100,6 @@ def test_progress_counts_every_tile(write_tiny_model: Callable[..., Path], tmp_p
     done: list[int] = []
     with open_session(path, device="cpu", backend="onnxruntime", precision="fp32") as session:
         scene = scenes(MemorySource(picture), session.spec, InferOptions())[0]
-        plan = plan_picture(scene.shape, session.spec, InferOptions(tile=(64, 64), batch=3))
+        plan = plan_picture(scene.shape, session, InferOptions(tile=(64, 64), batch=3))
         predict(scene, session, plan, measure_scene(scene, session.spec.normalize).scale, Stop(), done.append)
     assert sum(done) == len(plan.tiles) == 9

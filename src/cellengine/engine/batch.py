@@ -17,7 +17,7 @@ from cellengine.engine.journal import Journal, hold_output, open_journal
 from cellengine.engine.model_file import ModelFile, read_model_file, resolve_model
 from cellengine.engine.options import InferOptions
 from cellengine.engine.outputs import fingerprint, write_outputs
-from cellengine.engine.plan import plan_picture
+from cellengine.engine.plan import check_tile, ram_limit
 from cellengine.engine.session import Session
 from cellengine.errors import InputError, PartialFailure, UsageError
 from cellengine.io import InputFile, find_inputs, open_source, output_stems, write_table
@@ -74,17 +74,20 @@ def infer_files(
     begun = time.perf_counter()
     file = read_model_file(resolve_model(model))
     jobs = _jobs(find_inputs(inputs))
-    plan_picture((1,) * len(file.spec.axes), file.spec, options)  # a tile that no picture can have is refused now
+    check_tile(file.spec, options)
     with hold_output(output), stop_on_signals() as stop:
         journal = open_journal(output, _identity(jobs, file, options, device), restart=restart)
         _check_unchanged(jobs, journal)
         if journal.complete:
             return Summary(journal.finished, already_complete=True)
-        frozen = journal.frozen or {"backend": device.backend, "precision": device.precision, "device": device.device}
+        asked = {"backend": device.backend, "precision": device.precision, "device": device.device}
+        frozen = dict(journal.frozen) or asked
+        # tiles follow from the memory: a run resumed on a machine with more of it still cuts as it began
+        options = replace(options, max_ram=frozen.pop("max_ram", ram_limit(options)))
         with open_session(file.path, **frozen) as session:
             if not journal.frozen:
                 chosen = {"backend": session.backend, "precision": session.precision, "device": session.device}
-                journal.freeze(chosen)
+                journal.freeze({**chosen, "max_ram": options.max_ram})
             failures = _run_all(jobs, session, options, journal, stop, progress or Progress())
             described = session.describe()
         _finish(journal, failures, file, options, described, time.perf_counter() - begun)

@@ -13,11 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from cellengine.engine.backends.hardware import memory_limit
 from cellengine.engine.flow import Stop
 from cellengine.engine.label import label
 from cellengine.engine.options import InferOptions
-from cellengine.engine.plan import Plan, plan_picture
+from cellengine.engine.plan import Plan, plan_picture, ram_limit
 from cellengine.engine.predict import Scores, predict
 from cellengine.engine.scale import Intensities, measure_scene
 from cellengine.engine.scene import Scene, scenes
@@ -27,9 +26,6 @@ from cellengine.errors import InputError, ResourceError
 from cellengine.io import ImageSource, MemorySource
 
 Array = np.ndarray[Any, Any]
-
-SHARE_OF_MEMORY = 0.8
-"""share of what the system allows this process that a run may plan with"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +86,8 @@ def infer_source(
     stop, progress, clock = stop or Stop(), progress or Progress(), Clock()
     begun = time.perf_counter()
     pictures = scenes(source, session.spec, options)
-    plans = [plan_picture(scene.shape, session.spec, options) for scene in pictures]
-    _check_memory(source, pictures, plans, session)
+    plans = [plan_picture(scene.shape, session, options) for scene in pictures]
+    _check_memory(source, pictures, plans, session, ram_limit(options))
     progress.begin(source.name, sum(len(plan.tiles) for plan in plans))
     labels = np.zeros((len(pictures), *pictures[0].shape), np.uint32)
     tables: list[Table] = []
@@ -160,7 +156,9 @@ def _predict(
     return predict(scene, session, plan, intensities.scale, stop, progress.advance)
 
 
-def _check_memory(source: ImageSource, pictures: Sequence[Scene], plans: Sequence[Plan], session: Session) -> None:
+def _check_memory(
+    source: ImageSource, pictures: Sequence[Scene], plans: Sequence[Plan], session: Session, allowed: int
+) -> None:
     """Refuse what cannot fit before anything is allocated: labels of all pictures, and the work on two of them."""
     voxels = max(prod(scene.shape) for scene in pictures)
     channels = source.shape[source.axes.index("C")] if "C" in source.axes else 1
@@ -169,7 +167,6 @@ def _check_memory(source: ImageSource, pictures: Sequence[Scene], plans: Sequenc
     work = voxels * (2 * 2 * outputs + 4 + channels * source.dtype.itemsize + 4 * outputs + 8)
     tiles = session.concurrency * prod(plans[0].tile) * plans[0].batch * 4 * (len(session.spec.channels) + outputs)
     needed = 4 * voxels * len(pictures) + work + tiles
-    allowed = int(SHARE_OF_MEMORY * memory_limit())
     if needed > allowed:
         raise ResourceError(
             f"{source.name}: labelling {voxels * len(pictures):,} voxels needs about {needed / 1e9:.1f} GB of memory, "

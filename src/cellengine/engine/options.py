@@ -29,6 +29,8 @@ class InferOptions:
 
     batch: int = 1
     """tiles per call of the network"""
+    max_ram: int | None = None
+    """bytes of memory the run may plan with; None: a share of what the system allows this process"""
     format: Literal["auto", "tif", "ome-zarr"] = "auto"
     """how labels are written"""
     on_error: Literal["skip", "stop"] = "skip"
@@ -36,5 +38,17 @@ class InferOptions:
 
     def identity(self) -> dict[str, object]:
         """The settings that decide the result."""
-        names = ("axes", "dataset", "channel", "timepoint", "tile", "halo", "nan", "missing", "batch", "format")
+        names = (
+            "axes",
+            "dataset",
+            "channel",
+            "timepoint",
+            "tile",
+            "halo",
+            "nan",
+            "missing",
+            "batch",
+            "max_ram",
+            "format",
+        )
         return {name: getattr(self, name) for name in names}

@@ -5,10 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil, prod
 
+from cellengine.engine.backends.hardware import memory_limit
 from cellengine.engine.options import InferOptions
+from cellengine.engine.session import Session
 from cellengine.errors import UsageError
 from cellengine.geometry import Tile, plan_tiles, round_up
 from cellengine.spec import ModelSpec
+
+SHARE_OF_MEMORY = 0.8
+"""share of what the system allows this process that a run may plan with"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,18 +39,46 @@ class Plan:
         return prod(ceil(n / s) for n, s in zip(self.shape, step, strict=True)) * prod(self.tile)
 
 
-def plan_picture(shape: tuple[int, ...], spec: ModelSpec, options: InferOptions) -> Plan:
+ACTIVATIONS = {("openvino", "bf16"): 0.3, ("openvino", "fp32"): 0.5, ("openvino", "int8"): 0.3}
+"""share of the spec's activation bytes that a backend holds, as measured; others hold 1.3 of them"""
+TILE_SHARE = 1 / 8
+"""share of a run's memory that the network may take; the rest is for pictures, scores and labels"""
+
+
+def plan_picture(shape: tuple[int, ...], session: Session, options: InferOptions) -> Plan:
     """Choose the tiles for a picture of `shape`.
 
-    A tile asked for is taken as it is. Otherwise each axis is cut into as few equal cores as fit the model's tile, so
-    that no tile hangs far out of the picture: what is computed beyond the picture is at most one halo and one divisor.
+    A tile asked for is taken as it is. Otherwise each axis is cut into as few equal cores as the model's tile and the
+    memory allow: large tiles waste least on halos, and equal ones hang least out of the picture.
     """
-    halo = plan_halo(spec, options)
+    spec, halo = session.spec, plan_halo(session.spec, options)
     if options.tile is not None:
         tile = _asked(options.tile, spec, halo)
     else:
-        tile = tuple(_side(*axis) for axis in zip(shape, spec.tile, halo, spec.divisor, strict=True))
+        largest = _largest_tile(session, halo, options)
+        tile = tuple(_side(*axis) for axis in zip(shape, largest, halo, spec.divisor, strict=True))
     return Plan(shape, tile, halo, spec.divisor, options.batch)
+
+
+def check_tile(spec: ModelSpec, options: InferOptions) -> None:
+    """Refuse a tile that no picture can have, before any work."""
+    if options.tile is not None:
+        _asked(options.tile, spec, plan_halo(spec, options))
+
+
+def ram_limit(options: InferOptions) -> int:
+    """Bytes of memory that a run may plan with."""
+    return options.max_ram if options.max_ram is not None else int(SHARE_OF_MEMORY * memory_limit())
+
+
+def _largest_tile(session: Session, halo: tuple[int, ...], options: InferOptions) -> tuple[int, ...]:
+    """The model's tile, shrunk evenly until its activations fit their share of the memory."""
+    spec = session.spec
+    per_voxel = spec.activation_bytes * ACTIVATIONS.get((session.backend, session.precision), 1.3)
+    fitting = TILE_SHARE * ram_limit(options) / (per_voxel * options.batch)
+    shrink = min(1.0, (fitting / prod(spec.tile)) ** (1 / len(spec.tile)))
+    smallest = (2 * h + d for h, d in zip(halo, spec.divisor, strict=True))
+    return tuple(max(int(t * shrink), s) for t, s in zip(spec.tile, smallest, strict=True))
 
 
 def plan_halo(spec: ModelSpec, options: InferOptions) -> tuple[int, ...]:

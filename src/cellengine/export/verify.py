@@ -83,7 +83,7 @@ def _largest_difference(reference: Session, candidate: Session, pictures: Sequen
         channels = range(len(picture.image))
         options = InferOptions(channel=tuple(map(str, channels)) if len(channels) > 1 else ())
         scene = scenes(MemorySource(picture.image, "C" + reference.spec.axes), reference.spec, options)[0]
-        plan = plan_picture(scene.shape, reference.spec, options)
+        plan = plan_picture(scene.shape, reference, options)
         scale = measure_scene(scene, reference.spec.normalize).scale
         a, b = (predict(scene, s, plan, scale, Stop(), lambda tiles: None) for s in (reference, candidate))
         largest = max(largest, *(int(np.abs(a[k].astype(np.int32) - b[k].astype(np.int32)).max()) for k in a))

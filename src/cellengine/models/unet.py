@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import Literal
 
 import torch
@@ -54,6 +55,16 @@ class UNetConfig:
             max(max(p - low, high - p) for p in range(divisor) for low, high in [self._needs(axis, 0, p, p)])
             for axis, divisor in enumerate(self.divisor)
         )
+
+    @property
+    def activation_bytes(self) -> float:
+        """Memory per input voxel for what is alive at once in fp32: skip, joined and two working maps a level."""
+        total, scale = 0.0, 1.0
+        for level, width in enumerate(self.widths):
+            total += 5 * width * 4 / scale
+            if level < len(self.pooling):
+                scale *= prod(self.pooling[level])
+        return round(total)
 
     def _needs(self, axis: int, level: int, low: int, high: int) -> tuple[int, int]:
         """The input voxels of `level` (inclusive) that its output voxels low..high depend on, along `axis`."""

@@ -38,6 +38,7 @@ def describe_model(config: TrainConfig, labels: Iterable[Array]) -> ModelSpec:
         outputs=tuple(Output(name) for name in model.heads),
         decoder=config.decoder,
         classes=config.classes,
+        activation_bytes=model.activation_bytes,
         object_size_px=object_size_px(labels),
         training_data=config.training_data,
         licence=config.licence,
