@@ -80,7 +80,7 @@ def infer_files(
         _check_unchanged(jobs, journal)
         if journal.complete:
             return Summary(journal.finished, already_complete=True)
-        asked = {"backend": device.backend, "precision": device.precision, "device": device.device}
+        asked: Plain = {"backend": device.backend, "precision": device.precision, "device": device.device}
         frozen = dict(journal.frozen) or asked
         # tiles follow from the memory: a run resumed on a machine with more of it still cuts as it began
         options = replace(options, max_ram=frozen.pop("max_ram", ram_limit(options)))
