@@ -127,6 +127,8 @@ def test_one_picture_gives_labels_table_overlay_and_run(call: Call, picture: Pat
         (("cells.png", "--axes", "ZYX"), 3, ("--axes", "ZYX")),
         (("cells.png", "--axes", "QX"), 3, ("--axes", "QX")),
         (("cells.png", "--batch", "0"), 2, ("--batch",)),
+        (("cells.png", "--max-ram", "2"), 2, ("--max-ram", "2GB")),
+        (("cells.png", "--max-ram", "10kB"), 5, ("cells.png", "memory")),
         (("cells.png", "-o", "cells.png"), 2, ("is a file",)),
         (("cells.png", "-o", "cells.png/out"), 5, ("cannot be written",)),
     ],

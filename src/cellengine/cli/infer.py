@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -99,6 +100,11 @@ MOST_LINES = 20
     "exact (all that the network can see), or N.",
 )
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Tiles per call of the network.")
+@click.option(
+    "--max-ram",
+    metavar="SIZE",
+    help="Memory that the run may plan with, e.g. 2GB; without it 80 % of what the system allows.",
+)
 def command(
     inputs: tuple[str, ...],
     model: str,
@@ -118,6 +124,7 @@ def command(
     tile: str | None,
     halo: str,
     batch: int,
+    max_ram: str | None,
 ) -> None:
     """Label the cells in INPUT (files, folders, patterns or OME-Zarr) and measure them.
 
@@ -134,6 +141,7 @@ def command(
         nan=nan,
         missing=missing,
         batch=batch,
+        max_ram=_bytes("--max-ram", max_ram) if max_ram else None,
         format=form,
         on_error=on_error,
     )
@@ -181,6 +189,15 @@ def _numbers(option: str, text: str) -> tuple[int, ...]:
     if not all(part.strip().isdigit() for part in parts):
         raise UsageError(f"{option} {text!r}: expected whole numbers of px, e.g. 512 or 512,512.")
     return tuple(int(part) for part in parts)
+
+
+def _bytes(option: str, text: str) -> int:
+    """A size with its unit, decimal (GB) or binary (GiB)."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b", text.strip().lower())
+    if found is None:
+        raise UsageError(f"{option} {text!r}: expected a size with its unit, e.g. 2GB or 500MB.")
+    number, prefix, binary = found.groups()
+    return int(float(number) * (1024 if binary else 1000) ** " kmgt".index(prefix or " "))
 
 
 def _halo(text: str) -> int | Literal["auto", "exact"]:
