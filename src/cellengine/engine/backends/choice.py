@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 from cellengine.engine.backends.hardware import cpu_flags, cpu_name, cuda_devices
@@ -19,11 +20,14 @@ from cellengine.engine.model_file import ModelFile
 from cellengine.engine.session import Session
 from cellengine.errors import CellengineError, DeviceError
 from cellengine.records import RecordError, from_plain, to_plain
+from cellengine.spec import ModelSpec
 
 Combination = tuple[str, str, str]
 """backend, device, precision"""
 
 ROUNDS = 2
+TIMED_VOXELS = 1 << 18
+"""of the tile that is timed: a model's own may be so large that a first run would wait for minutes"""
 HOPELESS = 4.0
 """a candidate whose first answer takes this many times the best time is not timed further"""
 TIE = 1.03
@@ -34,7 +38,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """One candidate on one tile of the model."""
+    """One candidate on one tile, the model's or a smaller one of `TIMED_VOXELS`."""
 
     backend: str
     device: str
@@ -131,7 +135,7 @@ def _time(combination: Combination, opener: Callable[[], Session], best: float |
 
 def _seconds_per_tile(session: Session, best: float | None) -> float:
     """Best of two rounds, after one run that compiles and touches the memory."""
-    tile = golden_input(len(session.spec.channels), session.spec.tile)
+    tile = golden_input(len(session.spec.channels), _timed_tile(session.spec))
     session.run(tile)
     start = time.perf_counter()
     session.run(tile)
@@ -145,6 +149,12 @@ def _seconds_per_tile(session: Session, best: float | None) -> float:
             list(pool.map(session.run, [tile] * session.concurrency))
             rounds.append((time.perf_counter() - start) / session.concurrency)
     return min(first, *rounds)
+
+
+def _timed_tile(spec: ModelSpec) -> tuple[int, ...]:
+    """The model's tile, shrunk evenly to at most `TIMED_VOXELS`, in multiples of the divisor."""
+    shrink = min(1.0, (TIMED_VOXELS / prod(spec.tile)) ** (1 / len(spec.tile)))
+    return tuple(max(d, int(t * shrink) // d * d) for t, d in zip(spec.tile, spec.divisor, strict=True))
 
 
 def _keep(path: Path, choice: Choice) -> None:
