@@ -19,6 +19,7 @@ def climb(
     values: NDArray[np.float32],
     parent: NDArray[np.uint32],
     steps: NDArray[np.int64],
+    offsets: NDArray[np.uint64],
     begin: int,
     end: int,
     depth: int,
@@ -32,16 +33,19 @@ def climb(
     outside = np.uint32(OUTSIDE)
     for line in range(begin, end):
         z, y = line // height, line % height
+        inside_row = 0 < y < height - 1 and (depth == 1 or 0 < z < depth - 1)
         for x in range(width):
-            i = line * width + x
+            i = np.uint64(line * width + x)
             if parent[i] == outside:
                 continue
+            inside = inside_row and 0 < x < width - 1
             best, value = i, values[i]
             for k in range(len(steps)):
-                nz, ny, nx = z + steps[k, 0], y + steps[k, 1], x + steps[k, 2]
-                if nx < 0 or nx >= width or ny < 0 or ny >= height or nz < 0 or nz >= depth:
-                    continue
-                other = (nz * height + ny) * width + nx
+                if not inside:
+                    nz, ny, nx = z + steps[k, 0], y + steps[k, 1], x + steps[k, 2]
+                    if nx < 0 or nx >= width or ny < 0 or ny >= height or nz < 0 or nz >= depth:
+                        continue
+                other = i + offsets[k]
                 if values[other] > value and parent[other] != outside:
                     best, value = other, values[other]
             parent[i] = best
@@ -114,6 +118,7 @@ def shallow_seams(
     values: NDArray[np.float32],
     parent: NDArray[np.uint32],
     steps: NDArray[np.int64],
+    offsets: NDArray[np.uint64],
     h: np.float32,
     begin: int,
     end: int,
@@ -131,16 +136,19 @@ def shallow_seams(
     count = 0
     for line in range(begin, end):
         z, y = line // height, line % height
+        inside_row = 0 < y < height - 1 and (depth == 1 or 0 < z < depth - 1)
         for x in range(width):
-            i = line * width + x
+            i = np.uint64(line * width + x)
             mine = parent[i]
             if mine == outside:
                 continue
+            inside = inside_row and 0 < x < width - 1
             for k in range(len(steps)):
-                nz, ny, nx = z + steps[k, 0], y + steps[k, 1], x + steps[k, 2]
-                if nx < 0 or nx >= width or ny < 0 or ny >= height or nz >= depth:
-                    continue
-                other = (nz * height + ny) * width + nx
+                if not inside:
+                    nz, ny, nx = z + steps[k, 0], y + steps[k, 1], x + steps[k, 2]
+                    if nx < 0 or nx >= width or ny < 0 or ny >= height or nz < 0 or nz >= depth:
+                        continue
+                other = i + offsets[k]
                 theirs = parent[other]
                 if theirs in (mine, outside):
                     continue

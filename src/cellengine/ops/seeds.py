@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cellengine.errors import ResourceError, UsageError
 from cellengine.ops.ascent import OUTSIDE, climb, flatten, join_domes, join_plateaus, mark_tops, shallow_seams
-from cellengine.ops.neighbours import check_connectivity, steps_within, volume_shape
+from cellengine.ops.neighbours import check_connectivity, flat_offsets, steps_within, volume_shape
 from cellengine.ops.threads import run_threads, split_range, worker_count
 
 
@@ -124,7 +124,7 @@ def _climb(image: NDArray[Any], mask: NDArray[Any] | None, connectivity: int, wo
         parent[~np.ascontiguousarray(mask, np.bool_).reshape(-1)] = OUTSIDE
     steps = steps_within(connectivity, image.shape)
     rows = split_range(shape[0] * shape[1], worker_count(workers)) if image.size else []
-    run_threads(lambda part: climb(values, parent, steps, *part, *shape), rows, workers)
+    run_threads(lambda part: climb(values, parent, steps, flat_offsets(steps, shape), *part, *shape), rows, workers)
     join_plateaus(values, parent, steps, *shape)
     voxels = [(a * shape[2], b * shape[2]) for a, b in rows]
     tops = np.concatenate([np.zeros(0, np.int64), *run_threads(lambda part: flatten(parent, *part), voxels, workers)])
@@ -135,9 +135,10 @@ def _peaks(basins: _Basins, h: float, workers: int | None) -> NDArray[np.int64]:
     """For each top itself, its twin of equal height, or -1: see `join_domes`."""
     # a seam is met from both sides: the steps forward see each one once
     steps = np.array([step for step in basins.steps.tolist() if step > [0, 0, 0]], np.int64).reshape(-1, 3)
+    offsets = flat_offsets(steps, basins.shape)
     depth, height, _ = basins.shape
     found = run_threads(
-        lambda part: shallow_seams(basins.values, basins.parent, steps, np.float32(h), *part, *basins.shape),
+        lambda part: shallow_seams(basins.values, basins.parent, steps, offsets, np.float32(h), *part, *basins.shape),
         split_range(depth * height, worker_count(workers)) if basins.values.size else [],
         workers,
     )

@@ -49,7 +49,8 @@ def watershed(
     Time is O(voxels) on smooth relief of any dtype, O(voxels * log) at worst for floats. Memory in bytes a flooded
     voxel, beside image, markers and mask: 4 for the labels and 4 for the queue (8 beyond 2^32 voxels), and some
     thousandths for the frontier; `watershed_line` 1 more, and 20 more with floats. With a mask the queue is only as
-    long as the components in work. Markers that are not uint32 are copied: 4 more.
+    long as the components in work. Markers that are not int32 or uint32
+    are copied: 4 more.
 
     Raises UsageError for shapes and connectivity, InputError for labels out of range.
     """
@@ -101,7 +102,9 @@ def _marker_image(markers: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.uint
     if array.shape == shape:
         if array.dtype.itemsize > 4 and array.size and not 0 <= int(array.min()) <= int(array.max()) < LARGEST_LABEL:
             raise InputError(f"A marker outside 1 ... {LARGEST_LABEL - 1} was found: relabel the markers first.")
-        return np.ascontiguousarray(array).astype(np.uint32, copy=False).reshape(-1)
+        flat = np.ascontiguousarray(array).reshape(-1)
+        # read as unsigned, a negative int32 is out of range, which the flood finds by itself
+        return flat.view(np.uint32) if flat.dtype == np.int32 else flat.astype(np.uint32, copy=False)
     if array.ndim != 2 or array.shape[1] != len(shape):
         raise UsageError(
             f"Markers of shape {array.shape} were given: expected {shape} or coordinates (n, {len(shape)})."
