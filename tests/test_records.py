@@ -38,7 +38,9 @@ def test_round_trip() -> None:
 
 
 def test_an_unknown_key_names_the_known_ones() -> None:
-    with pytest.raises(RecordError, match=r"Unknown setting colour; known here: name, note, points, shape, size, weights"):
+    with pytest.raises(
+        RecordError, match=r"Unknown setting colour; known here: name, note, points, shape, size, weights"
+    ):
         from_plain(Drawing, {"name": "a", "size": [1, 2], "colour": "red"})
 
 

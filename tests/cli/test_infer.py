@@ -360,3 +360,33 @@ def test_outputs_in_the_folder_of_the_inputs_are_not_taken_for_inputs(call: Call
     write_picture(Path("in/a.png"))
     assert call("in", *grey, "-o", "in").code == 0
     assert "already holds this run" in call("in", *grey, "-o", "in").out
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no device that is always full")
+@pytest.mark.parametrize("name", [".cells.objects.csv.partial", ".run.json.partial"])
+def test_a_full_disk_is_said_and_the_same_command_finishes(
+    call: Call, picture: Path, grey: tuple[str, ...], name: str
+) -> None:
+    Path("out").mkdir()
+    Path("out", name).symlink_to("/dev/full")
+    expect(call("cells.png", *grey, "-o", "out"), 5, "disk is full")
+    assert not Path("out", name[1:].removesuffix(".partial")).exists()
+    Path("out", name).unlink(missing_ok=True)
+    assert call("cells.png", *grey, "-o", "out").code == 0
+    assert call("cells.png", *grey, "-o", "fresh").code == 0
+    assert set(outputs(Path("out"))) == set(outputs(Path("fresh")))
+    for table in ("cells.labels.tif", "cells.objects.csv"):
+        assert Path("out", table).read_bytes() == Path("fresh", table).read_bytes()
+
+
+def test_absent_chunks_of_a_zarr_are_counted(call: Call, grey: tuple[str, ...]) -> None:
+    import zarr
+
+    stored = zarr.create_array("gaps.zarr", shape=(64, 64), chunks=(32, 32), dtype="u1", dimension_names=("y", "x"))
+    stored[:32] = draw_cells((32, 64), 12, 0)[0]
+    done = call("gaps.zarr", *grey, "-o", "out")
+    assert done.code == 0
+    assert done.err.startswith("warning: gaps.zarr: 2 stored chunks are absent")
+    assert json.loads(Path("out/run.json").read_text())["files"]["gaps.zarr"]["warnings"]
+    assert Path("out/gaps.labels.ome.zarr").is_dir(), "labels of a Zarr are a Zarr"
+    expect(call("gaps.zarr", *grey, "-o", "strict", "--missing", "error"), 3, "2 stored chunks", "--missing warn")
