@@ -51,6 +51,9 @@ class DistanceWatershed:
     threshold: float = 0.5
     smoothing_px: float = 1.0
     h: float = 0.1
+    """least height of a seed's maximum above the pass to a higher one"""
+    h_per_px: float = 0.0
+    """more height for thicker pieces of foreground: so much for each px of the radius (16 px at most)"""
     min_size_px: int = 10
     max_hole_px: int = 64
     """holes of at most this many voxels are filled"""

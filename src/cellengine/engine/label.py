@@ -27,6 +27,7 @@ def label(scores: Scores, decoder: Decoder) -> Array:
             threshold=decoder.threshold,
             smoothing_px=decoder.smoothing_px,
             h=decoder.h,
+            h_per_px=decoder.h_per_px,
             min_size_px=decoder.min_size_px,
             max_hole_px=decoder.max_hole_px,
             connectivity=decoder.connectivity,

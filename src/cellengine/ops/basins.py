@@ -31,11 +31,11 @@ def split_components(
     taps_y: NDArray[np.float32],
     taps_x: NDArray[np.float32],
     steps: NDArray[np.int64],
-    h: np.float32,
+    h: NDArray[np.float32],
     min_size: int,
     labels: NDArray[np.uint32],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Label the components begin ... end, each from 1 on its own, into `labels` (flat); one basin alone is left at 0.
+    """Label the components begin ... end (`h` has one entry for each component there is), each from 1 on its own, into `labels` (flat); one basin alone is left at 0.
 
     Returns how many basins each component has, and for every basin the flat index of its first voxel, or -1 where the
     basin has fewer than `min_size` voxels and is to be dropped.
@@ -81,7 +81,7 @@ def split_components(
             firsts[total] = np.int64(row[runs[0]]) * width + start[runs[0]]
             total += 1
             continue
-        basins, work = _flood_basins(values, voxels, steps, offsets, deep, high, wide, h)
+        basins, work = _flood_basins(values, voxels, steps, offsets, deep, high, wide, h[c])
         counts[c - begin] = basins
         if total + basins > firsts.size:
             longer = np.empty(2 * firsts.size + basins, np.int64)

@@ -18,6 +18,7 @@ from cellengine.ops.basins import paint, split_components
 from cellengine.ops.graph import merge_regions
 from cellengine.ops.labels import grow, highest_channel, relabel, remove_small
 from cellengine.ops.neighbours import check_connectivity, steps_within
+from cellengine.ops.radii import inscribed_radii
 from cellengine.ops.runs import Components, connect, fill_small_holes, find_runs
 from cellengine.ops.seeds import local_maxima_seeds
 from cellengine.ops.smooth import gaussian, kernels
@@ -25,6 +26,7 @@ from cellengine.ops.threads import run_threads, split_range, worker_count
 from cellengine.ops.watershed import watershed
 
 _GROUP = 1 << 18  # voxels of foreground that a thread takes on at a time
+_THICKEST = np.float32(16)  # voxels; a larger piece is more often a clump than one large object
 
 
 def distance_watershed(
@@ -34,6 +36,7 @@ def distance_watershed(
     threshold: float = 0.5,
     smoothing_px: float | Sequence[float] = 1.0,
     h: float = 0.05,
+    h_per_px: float = 0.0,
     min_size_px: int = 0,
     max_hole_px: int = 0,
     connectivity: int = 1,
@@ -44,6 +47,9 @@ def distance_watershed(
     mask = foreground > threshold, holes of at most `max_hole_px` voxels filled; seeds = h-maxima of the distance,
     smoothed by a Gaussian of `smoothing_px` (one number, or one per axis); watershed of the negated distance inside the
     mask; objects below `min_size_px` voxels dropped. Every piece of the mask has at least one seed.
+
+    Large objects show ripples on their distance where small ones that touch have true valleys. With r the radius in
+    voxels of the largest ball inside a piece (16 at most), its seeds are the maxima of height max(h, `h_per_px` * r).
 
     foreground, distance: equal shapes, read as float32; h is in units of the distance.
     Returns uint32 labels 1 ... n in raster order of first voxel. Equal to `watershed(-gaussian(distance),
@@ -61,10 +67,14 @@ def distance_watershed(
     taps = kernels(smoothing_px, foreground.ndim)
     steps = steps_within(connectivity, foreground.shape)
     groups = pieces.groups(_GROUP)
+    heights = np.full(pieces.count, h, np.float32)
+    if h_per_px > 0:
+        radii = np.minimum(inscribed_radii(pieces, workers), _THICKEST)
+        heights = np.maximum(heights, np.float32(h_per_px) * radii)
 
     def split(group: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         found: tuple[NDArray[np.int64], NDArray[np.int64]] = split_components(
-            source, *pieces.listing, pieces.box, *group, *taps, steps, np.float32(h), min_size_px, labels
+            source, *pieces.listing, pieces.box, *group, *taps, steps, heights, min_size_px, labels
         )
         return found
 

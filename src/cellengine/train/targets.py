@@ -21,7 +21,8 @@ class Targets:
     foreground: Array
     """bool"""
     distance: Array
-    """float16; distance to the cell's edge over its largest in that cell: 1 in every cell's middle, 0 outside"""
+    """float16; distance to the cell's outermost voxels over its largest in that cell: 1 in every cell's middle, 0 on
+    those voxels and outside, so that cells of a few pixels that touch are parted too"""
     weight: Array
     """float16; weight of each pixel in the losses, 1 at least"""
 
@@ -37,10 +38,12 @@ def make_targets(labels: Array, loss: LossConfig, voxel_size: tuple[float, ...] 
         flat = np.zeros(labels.shape, np.float16)
         return Targets(labels > 0, flat, np.ones(labels.shape, np.float16))
     # a cell cut by the border of the picture goes on outside, so the border is no edge
-    distance = edt.edt(labels, anisotropy=voxel_size or (1.0,) * labels.ndim, black_border=False)
+    size = voxel_size or (1.0,) * labels.ndim
+    distance = np.maximum(edt.edt(labels, anisotropy=size, black_border=False) - min(size), 0)
     index = np.arange(1, count + 1)
     largest = np.concatenate([[1.0], np.maximum(ndimage.maximum(distance, labels, index), 1e-6)]).astype(np.float32)
-    normalised = np.minimum(distance / largest[labels], 1.0) * (labels > 0)
+    normalised = np.minimum(distance / largest[labels], 1.0)
+    normalised[(largest[labels] <= 1e-6) & (labels > 0)] = 1.0  # a cell one voxel wide is all middle
     return Targets(labels > 0, normalised.astype(np.float16), _weights(labels, count, loss))
 
 
