@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from cellengine.engine.backends import open_session
-from cellengine.engine.environment import peak_memory_bytes, processor, processors, versions
+from cellengine.engine.backends.hardware import cpu_count, cpu_name
+from cellengine.engine.environment import peak_memory_bytes, versions
 from cellengine.engine.flow import Stop, stop_on_signals
 from cellengine.engine.infer import Progress, infer_source
 from cellengine.engine.journal import Journal, hold_output, open_journal
@@ -196,7 +197,7 @@ def _finish(
             "failures": failures,
             "seconds": round(seconds, 3),
             "peak_memory_bytes": peak_memory_bytes(),
-            "machine": {"processor": processor(), "processors": processors()},
+            "machine": {"processor": cpu_name(), "processors": cpu_count()},
             "versions": versions(),
         },
         complete=not failures,

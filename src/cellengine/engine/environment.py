@@ -1,13 +1,11 @@
-"""What a run ran on: versions, processor, memory. For run.json, benchmarks and `doctor`."""
+"""What a run ran on: versions and peak memory, for run.json and `doctor`."""
 
 from __future__ import annotations
 
-import os
 import platform
 import resource
 import sys
 from importlib import metadata
-from pathlib import Path
 
 PACKAGES = (
     "numpy",
@@ -35,20 +33,6 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-def processor() -> str:
-    """The processor's name as the system gives it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def processors() -> int:
-    """Processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def peak_memory_bytes() -> int:
