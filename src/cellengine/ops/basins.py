@@ -35,10 +35,10 @@ def split_components(
     min_size: int,
     labels: NDArray[np.uint32],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Label the components begin ... end (`h` has one entry for each component there is), each from 1 on its own, into `labels` (flat); one basin alone is left at 0.
+    """Label the components begin ... end, each from 1 on its own, into `labels` (flat); a single basin is left at 0.
 
-    Returns how many basins each component has, and for every basin the flat index of its first voxel, or -1 where the
-    basin has fewer than `min_size` voxels and is to be dropped.
+    `h` has one entry for each component there is. Returns how many basins each component has, and for every basin the
+    flat index of its first voxel, or -1 where the basin has fewer than `min_size` voxels and is to be dropped.
     """
     counts = np.ones(end - begin, np.int64)
     firsts = np.empty(2 * (end - begin) + 16, np.int64)
