@@ -136,7 +136,7 @@ class _Grid:
         return self.width, self.level, self.low, self.count, self.first
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _box_iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> np.float32:
     height = min(a[2], b[2]) - max(a[0], b[0])
     width = min(a[3], b[3]) - max(a[1], b[1])
@@ -147,13 +147,13 @@ def _box_iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> np.float32:
     return np.float32(both / union)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _cell(place: float, low: float, width: float, count: int) -> int:
     cell = int((place - low) / width)
     return 0 if cell < 0 else (count - 1 if cell >= count else cell)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _near(
     corners: NDArray[np.float32],
     i: int,
@@ -194,7 +194,7 @@ def _near(
     return n
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _list(
     corners: NDArray[np.float32],
     i: int,
@@ -215,7 +215,7 @@ def _list(
     used[level] = True
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _suppress(
     corners: NDArray[np.float32],
     order: NDArray[np.int64],
@@ -246,7 +246,7 @@ def _suppress(
     return keep
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _suppress_masks(
     corners: NDArray[np.float32],
     whole: NDArray[np.int64],
@@ -296,7 +296,7 @@ def _suppress_masks(
     return keep
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _sample(mask: NDArray[np.float32], y: float, x: float) -> float:
     """Bilinear between samples, 0 beyond them."""
     y0, x0 = int(np.floor(y)), int(np.floor(x))
@@ -309,7 +309,7 @@ def _sample(mask: NDArray[np.float32], y: float, x: float) -> float:
     return value
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _paste(
     corners: NDArray[np.float32],
     masks: NDArray[np.float32],

@@ -19,6 +19,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from cellengine.ops.lists import lengthened
 from cellengine.ops.order import ordered_key, radix_sort
 
 FREE = np.uint32(0x80000000)
@@ -47,7 +48,7 @@ def _prefetch(_context: Any, array: Any, index: Any) -> Any:
     return types.void(array, index), generate
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _prefetch_around(work: NDArray[np.uint32], voxel: np.uint64, row: np.uint64, plane: np.uint64, flat: bool) -> None:
     """Ask for what a visit of `voxel` will look at."""
     size = np.uint64(work.size)
@@ -63,7 +64,7 @@ def _prefetch_around(work: NDArray[np.uint32], voxel: np.uint64, row: np.uint64,
             _prefetch(work, voxel + plane)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def flood(
     work: NDArray[np.uint32],
     seeds: NDArray[Any],
@@ -90,7 +91,8 @@ def flood(
     last_x, last_y, last_z = np.uint64(width - 1), np.uint64(height - 1), np.uint64(max(depth - 1, 0))
     flat = depth == 1
     neighbours = offsets.size
-    tails[:] = starts
+    for k in range(starts.size):
+        tails[k] = starts[k]
     for i in range(seeds.size):
         queue[np.uint64(tails[seed_levels[i]])] = seeds[i]
         tails[seed_levels[i]] += one
@@ -144,7 +146,7 @@ def flood(
                     ring_tail += one
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _push(heap: NDArray[np.uint64], voxels: NDArray[Any], count: int, key: np.uint64, voxel: np.uint64) -> None:
     """Put (key, voxel) into a binary heap of `count` entries that has room for one more."""
     i = count
@@ -154,7 +156,7 @@ def _push(heap: NDArray[np.uint64], voxels: NDArray[Any], count: int, key: np.ui
     heap[i], voxels[i] = key, voxel
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _drop_first(heap: NDArray[np.uint64], voxels: NDArray[Any], count: int) -> None:
     """Take the first of `count` entries out of a binary heap."""
     last = count - 1
@@ -171,7 +173,7 @@ def _drop_first(heap: NDArray[np.uint64], voxels: NDArray[Any], count: int) -> N
     heap[i], voxels[i] = key, voxel
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def flood_floats(
     relief: NDArray[np.uint32],
     work: NDArray[np.uint32],
@@ -197,7 +199,8 @@ def flood_floats(
     last_x, last_y, last_z = np.uint64(width - 1), np.uint64(height - 1), np.uint64(max(depth - 1, 0))
     flat = depth == 1
     neighbours = offsets.size
-    tails[:] = starts
+    for k in range(starts.size):
+        tails[k] = starts[k]
     for i in range(seeds.size):
         queue[tails[seed_bins[i]]] = seeds[i]
         tails[seed_bins[i]] += np.uint32(1)
@@ -245,9 +248,8 @@ def flood_floats(
                 ring = wider
                 wrap = np.uint64(ring.size - 1)
             if heap_count + neighbours > heap.size:
-                longer, longer_voxels = np.empty(2 * heap.size, np.uint64), np.empty(2 * heap.size, np.uint32)
-                longer[: heap.size], longer_voxels[: heap.size] = heap, heap_voxels
-                heap, heap_voxels = longer, longer_voxels
+                heap_voxels = lengthened(heap_voxels, heap_count, 2 * heap.size)
+                heap = lengthened(heap, heap_count, 2 * heap.size)
             label = work[voxel]
             line = voxel // row
             x = voxel - line * row
@@ -283,7 +285,7 @@ def flood_floats(
 _WAITING, _QUEUED, _DONE, _LINE = 0, 1, 2, 3
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def flood_with_lines(
     work: NDArray[np.uint32],
     seeds: NDArray[Any],
@@ -301,7 +303,8 @@ def flood_with_lines(
     The line still hands on the flood that reached it, as scikit-image does. One byte a voxel more for its state.
     """
     state = np.zeros(work.size, np.uint8)
-    tails[:] = starts
+    for k in range(starts.size):
+        tails[k] = starts[k]
     for i in range(seeds.size):
         queue[tails[seed_levels[i]]] = seeds[i]
         tails[seed_levels[i]] += 1

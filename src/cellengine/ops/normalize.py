@@ -302,7 +302,7 @@ def _interpolate(order: Callable[[int], float], count: int, percentile: float) -
     return value if isfinite(value) else a
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _count(values: NDArray[Any], histogram: NDArray[np.int64]) -> None:
     # four histograms in turn: runs of one value would otherwise wait for the last increment of the same bin
     part = np.zeros((3, histogram.size), np.int64)
@@ -314,16 +314,17 @@ def _count(values: NDArray[Any], histogram: NDArray[np.int64]) -> None:
         part[2, values[i + 3]] += 1
     for i in range(n, values.size):
         histogram[values[i]] += 1
-    histogram += part[0] + part[1] + part[2]
+    for level in range(histogram.size):
+        histogram[level] += part[0, level] + part[1, level] + part[2, level]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _key(bits: np.uint32) -> np.uint32:
     """Map float32 bits to an unsigned integer of the same order."""
     return np.uint32(bits ^ np.uint32(0xFFFFFFFF)) if bits >> 31 else np.uint32(bits ^ np.uint32(0x80000000))
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _sum_floats(
     bits: NDArray[np.uint32],
     coarse: NDArray[np.int64],
@@ -352,7 +353,7 @@ def _sum_floats(
         sums[exponent, 2] += square >> 24
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _count_fine(bits: NDArray[np.uint32], coarse: np.uint32, histogram: NDArray[np.int64]) -> None:
     for i in range(bits.size):
         b = bits[i]
@@ -363,7 +364,7 @@ def _count_fine(bits: NDArray[np.uint32], coarse: np.uint32, histogram: NDArray[
             histogram[key & 0xFFFF] += 1
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _scale_plane(
     source: NDArray[Any],
     offset: np.float32,

@@ -14,6 +14,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from cellengine.ops.lists import lengthened
 from cellengine.ops.neighbours import volume_shape
 from cellengine.ops.threads import run_threads, split_range, worker_count
 
@@ -115,7 +116,7 @@ def fill_small_holes(runs: Runs, max_voxels: int) -> Runs:
     return Runs(runs.shape, *_merge_filled(runs.row_start, runs.start, runs.stop, row_start, start, stop, filled))
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _scan_rows(
     rows: NDArray[Any], threshold: np.float32
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]:
@@ -127,12 +128,7 @@ def _scan_rows(
     for y in range(height):
         if n + width // 2 + 1 > start.size:
             size = 2 * start.size + width
-            longer = np.empty(size, np.int32)
-            longer[:n] = start[:n]
-            start = longer
-            longer = np.empty(size, np.int32)
-            longer[:n] = stop[:n]
-            stop = longer
+            start, stop = lengthened(start, n, size), lengthened(stop, n, size)
         before = n
         x = 0
         while x < width:
@@ -149,7 +145,7 @@ def _scan_rows(
     return counts, start[:n].copy(), stop[:n].copy()
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _find(parent: NDArray[np.int64], i: int) -> int:
     while parent[i] != i:
         parent[i] = parent[parent[i]]
@@ -157,7 +153,7 @@ def _find(parent: NDArray[np.int64], i: int) -> int:
     return i
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _join_rows(
     row_start: NDArray[np.int64],
     start: NDArray[np.int32],
@@ -183,7 +179,7 @@ def _join_rows(
             b += 1
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _connect(
     row_start: NDArray[np.int64],
     start: NDArray[np.int32],
@@ -198,7 +194,8 @@ def _connect(
     for z in range(depth):
         for y in range(height):
             row = z * height + y
-            row_of[row_start[row] : row_start[row + 1]] = row
+            for i in range(row_start[row], row_start[row + 1]):
+                row_of[i] = row
             if y > 0:
                 _join_rows(row_start, start, stop, parent, row, row - 1, int(connectivity > 1))
             if z > 0:
@@ -223,7 +220,7 @@ def _connect(
     return row_of, parent, count
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _group(
     row: NDArray[np.int32],
     start: NDArray[np.int32],
@@ -234,8 +231,9 @@ def _group(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
     first = np.zeros(count + 1, np.int64)
     box = np.empty((count, 6), np.int32)
-    box[:, :3] = np.iinfo(np.int32).max
-    box[:, 3:] = -1
+    for c in range(count):
+        for side in range(6):
+            box[c, side] = 0x7FFFFFFF if side < 3 else -1
     voxels = np.zeros(count, np.int64)
     for i in range(component.size):
         c = component[i]
@@ -259,7 +257,7 @@ def _group(
     return order, first, box, voxels
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _gaps(
     row_start: NDArray[np.int64], start: NDArray[np.int32], stop: NDArray[np.int32], width: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]:
@@ -283,7 +281,7 @@ def _gaps(
     return gap_row, gap_start[:n], gap_stop[:n]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _holes(
     row: NDArray[np.int32],
     start: NDArray[np.int32],
@@ -309,7 +307,7 @@ def _holes(
     return filled
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _merge_filled(
     row_start: NDArray[np.int64],
     start: NDArray[np.int32],

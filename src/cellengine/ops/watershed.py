@@ -153,7 +153,7 @@ def _relief(image: NDArray[Any]) -> tuple[NDArray[Any], bool]:
     return single.view(np.uint32), False
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _prepare_levels(
     relief: NDArray[Any],
     labels: NDArray[np.uint32],
@@ -213,7 +213,7 @@ def _prepare_levels(
 _BIN = 1024  # voxels a bin of float relief, on average
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _prepare_bins(
     relief: NDArray[np.uint32],
     labels: NDArray[np.uint32],
@@ -284,7 +284,7 @@ def _prepare_bins(
     return True, seeds, seed_bins, starts, int(size)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _prepare_ranks(
     relief: NDArray[np.uint32],
     labels: NDArray[np.uint32],
