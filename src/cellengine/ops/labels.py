@@ -158,8 +158,8 @@ def _fill_enclosed(
         if enclosed:
             for k in range(first[c], first[c + 1]):
                 base = np.int64(row[order[k]]) * width
-                for i in range(base + start[order[k]], base + stop[order[k]]):
-                    labels[i] = around
+                for inner in range(base + start[order[k]], base + stop[order[k]]):
+                    labels[inner] = around
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

@@ -190,7 +190,9 @@ def _at_edge(plane: NDArray[np.uint32], y: int, x: int) -> bool:
     if y == 0 or x == 0 or y == plane.shape[0] - 1 or x == plane.shape[1] - 1:
         return True
     label = plane[y, x]
-    return plane[y - 1, x] != label or plane[y + 1, x] != label or plane[y, x - 1] != label or plane[y, x + 1] != label
+    return bool(
+        plane[y - 1, x] != label or plane[y + 1, x] != label or plane[y, x - 1] != label or plane[y, x + 1] != label
+    )
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
