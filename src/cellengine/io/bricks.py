@@ -7,7 +7,7 @@ mapped pages count as memory of the process.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
 from threading import Lock
@@ -22,6 +22,9 @@ from cellengine.geometry import Region
 from cellengine.io.axes import Array
 from cellengine.io.sink import writing
 
+_encode = cast(Callable[..., bytes], imagecodecs.zstd_encode)
+_decode = cast(Callable[..., bytes], imagecodecs.zstd_decode)
+"""their stubs leave out arrays and byte arrays"""
 _BRICK = {2: (256, 256), 3: (32, 128, 128)}
 
 
@@ -51,7 +54,7 @@ class BrickFile:
         """Keep `array` under `key`, which is new. ResourceError when the disk is full."""
         places: dict[tuple[Any, tuple[int, ...]], tuple[int, int]] = {}
         for corner, box in _bricks(Region.whole(array.shape)):
-            packed = cast(bytes, imagecodecs.zstd_encode(np.ascontiguousarray(array[box.slices], self._dtype), level=1))
+            packed = _encode(np.ascontiguousarray(array[box.slices], self._dtype), level=1)
             with self._lock:
                 offset, self._end = self._end, self._end + len(packed)
             with writing(self._path):
@@ -68,7 +71,7 @@ class BrickFile:
         for corner, box in _bricks(whole, region):
             offset, length = self._bricks[key, corner]
             packed = _read_at(self._file.fileno(), length, offset, self._path)
-            brick = np.frombuffer(cast(bytes, imagecodecs.zstd_decode(packed)), self._dtype).reshape(box.shape)
+            brick = np.frombuffer(_decode(packed), self._dtype).reshape(box.shape)
             part = region.intersect(box)
             out[part.relative_to(region)] = brick[part.relative_to(box)]
         return out
@@ -130,7 +133,7 @@ class GridFile:
             box = self._box(corner)
             part = region.intersect(box)
             for channel in range(self._channels):
-                out[(channel, *part.relative_to(region))] = self._read_part(corner, box, channel, part)
+                out[channel][part.relative_to(region)] = self._read_part(corner, box, channel, part)
         return out
 
     def _read_part(self, corner: tuple[int, ...], box: Region, channel: int, part: Region) -> Array:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -93,7 +94,7 @@ def number_blocks(
     names = np.zeros(len(parent), np.uint32)
     names[roots[np.argsort(first[roots])]] = np.arange(1, len(roots) + 1, dtype=np.uint32)
     names = names[parent]
-    return [names[a:b] for a, b in zip(offsets[:-1], offsets[1:], strict=True)], len(roots)
+    return [names[a:b] for a, b in pairwise(offsets)], len(roots)
 
 
 @njit(nogil=True, cache=True)
