@@ -22,6 +22,7 @@ from cellengine.engine.options import InferOptions
 from cellengine.engine.session import Session
 from cellengine.engine.stream import must_stream, stream_source
 from cellengine.errors import Interrupted, ResourceError
+from cellengine.geometry import Region
 from cellengine.io import ImageSource, MemorySource, open_source, read_table
 from tests.engine.blobs import write_blob_model
 from tests.synthetic import draw_cells
@@ -69,7 +70,7 @@ def compare(source: ImageSource, session: Session, stem: Path, max_ram: int, **o
     end = ".labels.ome.zarr" if options.get("format") == "ome-zarr" else ".labels.tif"
     with open_source(stem.with_name(stem.name + end)) as labels:
         shape = [n for a, n in zip(labels.axes, labels.shape, strict=True) if a != "C" or n > 1]
-        np.testing.assert_array_equal(labels.read(labels_region(labels)).reshape(shape), whole.labels.squeeze())
+        np.testing.assert_array_equal(labels.read(Region.whole(labels.shape)).reshape(shape), whole.labels.squeeze())
     table = read_table(stem.with_name(stem.name + ".objects.csv"))
     assert list(table) == list(whole.objects)
     for name, values in whole.objects.items():
@@ -79,12 +80,6 @@ def compare(source: ImageSource, session: Session, stem: Path, max_ram: int, **o
             np.testing.assert_allclose(table[name], values, rtol=1e-6)
     assert run["objects"] == whole.run["objects"] > 0
     return run
-
-
-def labels_region(source: ImageSource) -> Any:
-    from cellengine.geometry import Region
-
-    return Region.whole(source.shape)
 
 
 @pytest.mark.parametrize("scores_in_memory", [True, False])
@@ -167,7 +162,7 @@ def test_a_picture_that_fits_is_not_streamed(session: Session) -> None:
 
 
 GROWTH = """
-import resource, sys, threading, time
+import sys, threading, time
 from pathlib import Path
 import numpy as np, psutil
 from cellengine.engine.backends import open_session
@@ -188,7 +183,7 @@ def watch():
 options = InferOptions(max_ram=120_000_000, tile=(512,), format="ome-zarr")
 with open_session(Path(model), device="cpu", backend="onnxruntime", precision="fp32") as session:
     def run(name):
-        with open_source(Path(folder) / name) as source:
+        with open_source(Path(folder) / name, cache_bytes=8 << 20) as source:
             assert must_stream(source, session, options), name
             stream_source(source, session, options, Stop(), Progress(), Path(folder) / "out" / name, is_zarr=False)
     run("small.tif")
@@ -201,12 +196,12 @@ print((peak - before) / 1e6)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is watched as Linux counts it")
 def test_memory_does_not_grow_with_the_picture(tmp_path: Path) -> None:
-    """Labels and scores of the large picture are 288 MB; the plan is 120 MB; whole arrays would be seen at once."""
+    """Labels of the large picture are 256 MB, its scores as much, the plan is 120 MB: either would be seen at once."""
     model = write_blob_model(tmp_path / "blobs.onnx", tile=(512, 512))
     cells, _ = draw_cells((1000, 1000), 250, 1)
     tifffile.imwrite(tmp_path / "small.tif", np.tile(cells, (3, 3)), tile=(256, 256), compression="zlib")
-    tifffile.imwrite(tmp_path / "large.tif", np.tile(cells, (6, 6)), tile=(256, 256), compression="zlib")
+    tifffile.imwrite(tmp_path / "large.tif", np.tile(cells, (8, 8)), tile=(256, 256), compression="zlib")
     command = [sys.executable, "-c", GROWTH, str(model), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < 140
+    assert float(done.stdout) < 160

@@ -23,6 +23,7 @@ from cellengine.engine.session import Session
 from cellengine.engine.stream import must_stream, stream_source
 from cellengine.errors import InputError, PartialFailure, UsageError
 from cellengine.io import InputFile, find_inputs, open_source, output_stems, write_table
+from cellengine.io.opening import DEFAULT_CACHE_BYTES
 
 Plain = dict[str, Any]
 
@@ -147,7 +148,8 @@ def _numbered(progress: Progress, number: int, count: int) -> Progress:
 
 
 def _run_one(job: _Job, output: Path, session: Session, options: InferOptions, stop: Stop, progress: Progress) -> Plain:
-    with open_source(job.path, axes=options.axes, dataset=options.dataset) as source:
+    cache = min(DEFAULT_CACHE_BYTES, ram_limit(options) // 16)
+    with open_source(job.path, axes=options.axes, dataset=options.dataset, cache_bytes=cache) as source:
         warnings = _missing(source.name, source.missing_chunks(), options)
         stem, is_zarr = output / job.stem, job.path.is_dir()
         if must_stream(source, session, options):

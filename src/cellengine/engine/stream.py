@@ -38,8 +38,9 @@ Array = np.ndarray[Any, Any]
 
 DECODE_BYTES = 48
 """memory a voxel of a block in work: its scores as floats, its labels, and what the decoder needs for dense pictures"""
-SCORE_SHARE, BLOCK_SHARE = 1 / 4, 1 / 3
-"""shares of a run's memory for scores that are kept in it, and for blocks in work"""
+SCORE_SHARE, BLOCK_SHARE = 1 / 5, 1 / 4
+"""shares of a run's memory for scores that are kept in it, and for blocks in work; the rest is for the network, the
+source's cache, and the program itself"""
 MOST_THREADS = 4
 """blocks in work at a time; each decodes on several threads, and more blocks would have to be smaller"""
 
