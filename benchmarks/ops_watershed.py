@@ -1,8 +1,8 @@
 """Is the watershed faster than scikit-image's, with the same labels?
 
-    python benchmarks/ops_watershed.py [--side 4096] [--depth 256] [--runs 3]
+    python benchmarks/ops_watershed.py [--shapes 4096,4096 256,256,256] [--dtypes uint8 uint16 float32] [--runs 3]
 
-2D of side^2 and 3D of depth^3, uint8, uint16 and float32 relief, with and without mask. Labels are compared for
+2D and 3D, uint8, uint16 and float32 relief, with and without mask. Labels are compared for
 single-voxel seeds of distinct levels; times are for one seed in 1,600 voxels. Both sides run in turn in one process.
 """
 
@@ -21,16 +21,17 @@ from cellengine.ops import watershed
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--side", type=int, default=4096)
-    parser.add_argument("--depth", type=int, default=256)
+    parser.add_argument("--shapes", nargs="+", default=["4096,4096", "256,256,256"])
+    parser.add_argument("--dtypes", nargs="+", default=["uint8", "uint16", "float32"])
+    parser.add_argument("--name", default="ops_watershed", help="of the result")
     parser.add_argument("--runs", type=int, default=3)
     options = parser.parse_args()
     rows = []
-    for shape in ((options.side,) * 2, (options.depth,) * 3):
+    for shape in [tuple(int(n) for n in text.split(",")) for text in options.shapes]:
         smooth = relief(shape, 4.0 if len(shape) == 2 else 3.0)
         markers = spread_seeds(shape, 1600)
-        for dtype in (np.uint8, np.uint16, np.float32):
-            image = smooth if dtype is np.float32 else np.round(smooth * np.iinfo(dtype).max).astype(dtype)
+        for dtype in map(np.dtype, options.dtypes):
+            image = smooth if dtype == np.float32 else np.round(smooth * np.iinfo(dtype).max).astype(dtype)
             distinct = seeds_of_distinct_levels(image, 200)
             for mask in (None, smooth > np.median(smooth)):
                 equal = np.array_equal(watershed(image, distinct, mask), peer(image, distinct, mask=mask))
@@ -45,7 +46,7 @@ def main() -> None:
                 rows.append(
                     {
                         "shape": shape,
-                        "dtype": np.dtype(dtype).name,
+                        "dtype": dtype.name,
                         "mask": mask is not None,
                         "labels_equal_for_distinct_seeds": equal,
                         "times_faster_1_thread": ratio(times, "scikit_image", "ours_1_thread"),
@@ -55,7 +56,7 @@ def main() -> None:
                 )
     # labels and queue; a mask's queue is only as long as the components in work
     figures = {"bytes_per_voxel": {"labels": 4, "queue": 4}, "rows": rows}
-    write_result("ops_watershed", "Is the watershed faster than scikit-image's, with the same labels?", figures)
+    write_result(options.name, "Is the watershed faster than scikit-image's, with the same labels?", figures)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from typing import Any
 
 from _pictures import DATA
 from _timing import write_result
-
 from cellengine.engine.backends import open_session
 from cellengine.engine.infer import infer_array
 from cellengine.engine.model_file import resolve_model
@@ -62,9 +61,8 @@ def main() -> None:
         "AP = TP / (TP + FP + FN), mean over the validation pictures of each kind",
         {"backend": arguments.backend, "precision": arguments.precision, "kinds": rows},
     )
-    print(
-        "| kind | pictures | nuclei | AP@0.5 | AP@0.75 | mean AP | precision | recall |\n|---|---|---|---|---|---|---|---|"
-    )
+    print("| kind | pictures | nuclei | AP@0.5 | AP@0.75 | mean AP | precision | recall |")
+    print("|---" * 8 + "|")
     for kind, row in rows.items():
         shown = " | ".join(f"{row[name]:.3f}" for name in ("ap50", "ap75", "mean_ap", "precision", "recall"))
         print(f"| {kind} | {row['pictures']} | {row['nuclei']} | {shown} |")

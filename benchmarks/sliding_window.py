@@ -67,9 +67,7 @@ def main() -> None:
                 row = {"window_px": side, "blending": mode, "speed_up": ratio(times, "monai", "cellengine")}
                 figures["rows"].append(row | {"monai_pixels_off_by_0.1": seams, "times": times})
         exact = InferOptions(halo="exact")
-        found = predict(
-            scene, session, plan_picture(scene.shape, session, exact), scale, Stop(), lambda tiles: None
-        )
+        found = predict(scene, session, plan_picture(scene.shape, session, exact), scale, Stop(), lambda tiles: None)
         auto = ours()
         figures["cellengine"] = {
             "tile": list(plan.tile),

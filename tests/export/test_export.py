@@ -110,7 +110,7 @@ def test_a_graph_that_finds_other_objects_leaves_no_file(
         return honest(other.eval(), spec)
 
     monkeypatch.setattr(room, "to_onnx", spoil)
-    with pytest.raises(ModelError, match="fp32 does not find the same objects .* no file was written"):
+    with pytest.raises(ModelError, match=r"fp32 does not find the same objects .* no file was written"):
         export_checkpoint(checkpoint, tmp_path / "tiny.onnx", ("fp32",), None, lambda line: None)
     assert list(tmp_path.iterdir()) == []
 

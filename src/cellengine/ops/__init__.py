@@ -16,12 +16,14 @@ from cellengine.ops.normalize import (
     standard_scale,
 )
 from cellengine.ops.seeds import h_maxima, h_maxima_seeds, local_maxima_seeds
+from cellengine.ops.shape import ObjectShapes, measure_shapes
 from cellengine.ops.smooth import gaussian
 from cellengine.ops.watershed import watershed
 
 __all__ = [
     "ChannelStatistics",
     "Measurement",
+    "ObjectShapes",
     "ObjectStatistics",
     "ObjectTable",
     "RegionGraph",
@@ -39,6 +41,7 @@ __all__ = [
     "local_maxima_seeds",
     "measure",
     "measure_objects",
+    "measure_shapes",
     "merge_regions",
     "nms",
     "nms_masks",

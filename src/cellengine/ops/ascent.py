@@ -11,10 +11,12 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from cellengine.ops.lists import lengthened
+
 OUTSIDE = 0xFFFFFFFF
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def climb(
     values: NDArray[np.float32],
     parent: NDArray[np.uint32],
@@ -51,7 +53,7 @@ def climb(
             parent[i] = best
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _top(parent: NDArray[np.uint32], i: int) -> int:
     while parent[i] != i:
         parent[i] = parent[parent[i]]
@@ -59,7 +61,7 @@ def _top(parent: NDArray[np.uint32], i: int) -> int:
     return i
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def join_plateaus(
     values: NDArray[np.float32],
     parent: NDArray[np.uint32],
@@ -91,7 +93,7 @@ def join_plateaus(
                 parent[theirs] = mine
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def flatten(parent: NDArray[np.uint32], begin: int, end: int) -> NDArray[np.int64]:
     """Point the voxels begin ... end to their tops directly; the tops among them. Threads may overlap in time."""
     tops = np.empty(64, np.int64)
@@ -105,15 +107,13 @@ def flatten(parent: NDArray[np.uint32], begin: int, end: int) -> NDArray[np.int6
         parent[i] = top
         if top == i:
             if count == tops.size:
-                longer = np.empty(2 * count, np.int64)
-                longer[:count] = tops
-                tops = longer
+                tops = lengthened(tops, count, 2 * count)
             tops[count] = i
             count += 1
     return tops[:count].copy()
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def shallow_seams(
     values: NDArray[np.float32],
     parent: NDArray[np.uint32],
@@ -131,7 +131,7 @@ def shallow_seams(
     A seam that is h or more below both tops can neither join two domes nor change which are peaks.
     """
     outside = np.uint32(OUTSIDE)
-    pairs = np.empty((64, 2), np.int64)
+    pairs = np.empty(128, np.int64)
     passes = np.empty(64, np.float32)
     count = 0
     for line in range(begin, end):
@@ -156,19 +156,15 @@ def shallow_seams(
                 if min(values[mine], values[theirs]) - seam >= h:
                     continue
                 if count == passes.size:
-                    longer_pairs = np.empty((2 * count, 2), np.int64)
-                    longer_pairs[:count] = pairs
-                    pairs = longer_pairs
-                    longer = np.empty(2 * count, np.float32)
-                    longer[:count] = passes
-                    passes = longer
-                pairs[count, 0], pairs[count, 1] = mine, theirs
+                    pairs = lengthened(pairs, 2 * count, 4 * count)
+                    passes = lengthened(passes, count, 2 * count)
+                pairs[2 * count], pairs[2 * count + 1] = mine, theirs
                 passes[count] = seam
                 count += 1
-    return pairs[:count].copy(), passes[:count].copy()
+    return pairs[: 2 * count].copy().reshape(count, 2), passes[:count].copy()
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def join_domes(
     heights: NDArray[np.float32], pairs: NDArray[np.int64], passes: NDArray[np.float32], h: np.float32
 ) -> NDArray[np.int64]:
@@ -201,7 +197,7 @@ def join_domes(
     return peak
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def mark_tops(
     values: NDArray[np.float32], parent: NDArray[np.uint32], begin: int, end: int, marked: NDArray[np.uint8]
 ) -> None:

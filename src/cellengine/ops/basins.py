@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from cellengine.ops.domes import find_domes, sort_descending
 from cellengine.ops.flood import FREE, flood
+from cellengine.ops.lists import lengthened
 from cellengine.ops.smooth import smooth_box
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def split_components(
     distance: NDArray[np.float32],
     order: NDArray[np.int64],
@@ -35,16 +36,15 @@ def split_components(
     min_size: int,
     labels: NDArray[np.uint32],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Label the components begin ... end (`h` has one entry for each component there is), each from 1 on its own, into `labels` (flat); one basin alone is left at 0.
+    """Label the components begin ... end, each from 1 on its own, into `labels` (flat); a single basin is left at 0.
 
-    Returns how many basins each component has, and for every basin the flat index of its first voxel, or -1 where the
-    basin has fewer than `min_size` voxels and is to be dropped.
+    `h` has one entry for each component there is. Returns how many basins each component has, and for every basin the
+    flat index of its first voxel, or -1 where the basin has fewer than `min_size` voxels and is to be dropped.
     """
     counts = np.ones(end - begin, np.int64)
     firsts = np.empty(2 * (end - begin) + 16, np.int64)
     total = 0
     height, width = distance.shape[1], distance.shape[2]
-    smooth = taps_z.size + taps_y.size + taps_x.size > 3
     pad_z = 1 if distance.shape[0] > 1 else 0
     offsets = np.empty(len(steps), np.uint64)
     for c in range(begin, end):
@@ -59,10 +59,7 @@ def split_components(
         wide, high, deep = x1 - x0 + 2, y1 - y0 + 2, z1 - z0 + 2 * pad_z
         values = np.full(wide * high * deep, -np.inf, np.float32)
         voxels = np.empty(size, np.uint32)
-        if smooth:
-            source = smooth_box(distance, box[c].astype(np.int64), taps_z, taps_y, taps_x)
-        else:
-            source = distance[z0:z1, y0:y1, x0:x1]
+        source = smooth_box(distance, box[c], taps_z, taps_y, taps_x)
         n = 0
         for r in runs:
             z, y = row[r] // height - z0, row[r] % height - y0
@@ -74,9 +71,7 @@ def split_components(
         for k in range(len(steps)):
             offsets[k] = np.uint64((steps[k, 0] * high + steps[k, 1]) * wide + steps[k, 2])
         if total + size // 4 + 16 > firsts.size:
-            longer = np.empty(2 * firsts.size + size, np.int64)
-            longer[:total] = firsts[:total]
-            firsts = longer
+            firsts = lengthened(firsts, total, 2 * firsts.size + size)
         if _has_one_top(values, voxels, offsets):
             firsts[total] = np.int64(row[runs[0]]) * width + start[runs[0]]
             total += 1
@@ -84,9 +79,7 @@ def split_components(
         basins, work = _flood_basins(values, voxels, steps, offsets, deep, high, wide, h[c])
         counts[c - begin] = basins
         if total + basins > firsts.size:
-            longer = np.empty(2 * firsts.size + basins, np.int64)
-            longer[:total] = firsts[:total]
-            firsts = longer
+            firsts = lengthened(firsts, total, 2 * firsts.size + basins)
         if basins == 1:
             firsts[total] = np.int64(row[runs[0]]) * width + start[runs[0]]
             total += 1
@@ -109,7 +102,7 @@ def split_components(
     return counts, firsts[:total].copy()
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _has_one_top(values: NDArray[np.float32], voxels: NDArray[np.uint32], offsets: NDArray[np.uint64]) -> bool:
     """Whether only one voxel has no higher neighbour: then there is one basin, whatever h."""
     tops = 0
@@ -128,7 +121,7 @@ def _has_one_top(values: NDArray[np.float32], voxels: NDArray[np.uint32], offset
     return True
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _flood_basins(
     values: NDArray[np.float32],
     voxels: NDArray[np.uint32],
@@ -166,7 +159,7 @@ def _flood_basins(
     return basins, work
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def paint(
     order: NDArray[np.int64],
     first: NDArray[np.int64],

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from cellengine.errors import UsageError
 from cellengine.ops.basins import paint, split_components
 from cellengine.ops.graph import merge_regions
+from cellengine.ops.holes import fill_small_holes
 from cellengine.ops.labels import grow, highest_channel, relabel, remove_small
 from cellengine.ops.neighbours import check_connectivity, steps_within
 from cellengine.ops.radii import inscribed_radii
-from cellengine.ops.runs import Components, connect, fill_small_holes, find_runs
+from cellengine.ops.runs import Components, connect, find_runs
 from cellengine.ops.seeds import local_maxima_seeds
 from cellengine.ops.smooth import gaussian, kernels
 from cellengine.ops.threads import run_threads, split_range, worker_count

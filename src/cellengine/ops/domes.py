@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cellengine.ops.order import ordered_keys, radix_sort
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def sort_descending(
     values: NDArray[np.float32], voxels: NDArray[np.uint32]
 ) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
@@ -38,7 +38,7 @@ def sort_descending(
     return order, rank
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _peak(parent: NDArray[np.int32], i: int) -> int:
     while parent[i] != i:
         parent[i] = parent[parent[i]]
@@ -46,7 +46,7 @@ def _peak(parent: NDArray[np.int32], i: int) -> int:
     return i
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def find_domes(
     values: NDArray[np.float32],
     order: NDArray[np.uint32],

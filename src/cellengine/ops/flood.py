@@ -19,8 +19,6 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from cellengine.ops.order import ordered_key, radix_sort
-
 FREE = np.uint32(0x80000000)
 """flag of a voxel that waits; the lower 31 bits are its level"""
 LARGEST_LABEL = 0x7FFFFFFF
@@ -47,8 +45,8 @@ def _prefetch(_context: Any, array: Any, index: Any) -> Any:
     return types.void(array, index), generate
 
 
-@njit(nogil=True, cache=True)
-def _prefetch_around(work: NDArray[np.uint32], voxel: np.uint64, row: np.uint64, plane: np.uint64, flat: bool) -> None:
+@njit(nogil=True, cache=True, error_model="numpy")
+def prefetch_around(work: NDArray[np.uint32], voxel: np.uint64, row: np.uint64, plane: np.uint64, flat: bool) -> None:
     """Ask for what a visit of `voxel` will look at."""
     size = np.uint64(work.size)
     _prefetch(work, voxel)
@@ -63,7 +61,7 @@ def _prefetch_around(work: NDArray[np.uint32], voxel: np.uint64, row: np.uint64,
             _prefetch(work, voxel + plane)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def flood(
     work: NDArray[np.uint32],
     seeds: NDArray[Any],
@@ -90,7 +88,8 @@ def flood(
     last_x, last_y, last_z = np.uint64(width - 1), np.uint64(height - 1), np.uint64(max(depth - 1, 0))
     flat = depth == 1
     neighbours = offsets.size
-    tails[:] = starts
+    for k in range(starts.size):
+        tails[k] = starts[k]
     for i in range(seeds.size):
         queue[np.uint64(tails[seed_levels[i]])] = seeds[i]
         tails[seed_levels[i]] += one
@@ -105,7 +104,7 @@ def flood(
                 voxel = np.uint64(queue[head])
                 # a place that no voxel took yet holds anything: the bound makes it harmless
                 if head + _AHEAD < room and queue[head + _AHEAD] < size:
-                    _prefetch_around(work, np.uint64(queue[head + _AHEAD]), row, plane, flat)
+                    prefetch_around(work, np.uint64(queue[head + _AHEAD]), row, plane, flat)
                 head += one
             elif ring_head != ring_tail:
                 voxel = np.uint64(ring[ring_head & wrap])
@@ -144,146 +143,10 @@ def flood(
                     ring_tail += one
 
 
-@njit(nogil=True, cache=True)
-def _push(heap: NDArray[np.uint64], voxels: NDArray[Any], count: int, key: np.uint64, voxel: np.uint64) -> None:
-    """Put (key, voxel) into a binary heap of `count` entries that has room for one more."""
-    i = count
-    while i > 0 and heap[(i - 1) // 2] > key:
-        heap[i], voxels[i] = heap[(i - 1) // 2], voxels[(i - 1) // 2]
-        i = (i - 1) // 2
-    heap[i], voxels[i] = key, voxel
-
-
-@njit(nogil=True, cache=True)
-def _drop_first(heap: NDArray[np.uint64], voxels: NDArray[Any], count: int) -> None:
-    """Take the first of `count` entries out of a binary heap."""
-    last = count - 1
-    key, voxel = heap[last], voxels[last]
-    i = 0
-    while 2 * i + 1 < last:
-        child = 2 * i + 1
-        if child + 1 < last and heap[child + 1] < heap[child]:
-            child += 1
-        if heap[child] >= key:
-            break
-        heap[i], voxels[i] = heap[child], voxels[child]
-        i = child
-    heap[i], voxels[i] = key, voxel
-
-
-@njit(nogil=True, cache=True)
-def flood_floats(
-    relief: NDArray[np.uint32],
-    work: NDArray[np.uint32],
-    seeds: NDArray[np.uint32],
-    seed_bins: NDArray[np.uint32],
-    starts: NDArray[np.uint32],
-    tails: NDArray[np.uint32],
-    queue: NDArray[np.uint32],
-    steps: NDArray[np.int64],
-    offsets: NDArray[np.uint64],
-    depth: int,
-    height: int,
-    width: int,
-) -> None:
-    """As `flood`, for float32 relief given by its bits: `work` and `seed_bins` hold coarse bins in the order of values.
-
-    A bin is sorted when the flood comes to it, so that only what waits there is ever sorted. What is reached within the
-    bin in work goes into a small heap when it is higher than the flood, and into a ring, first in first out, when not.
-    At equal height the sorted entries are the oldest, then those of the heap, then those of the ring.
-    """
-    one = np.uint64(1)
-    row, plane = np.uint64(width), np.uint64(height * width)
-    last_x, last_y, last_z = np.uint64(width - 1), np.uint64(height - 1), np.uint64(max(depth - 1, 0))
-    flat = depth == 1
-    neighbours = offsets.size
-    tails[:] = starts
-    for i in range(seeds.size):
-        queue[tails[seed_bins[i]]] = seeds[i]
-        tails[seed_bins[i]] += np.uint32(1)
-    ring = np.empty(1024, np.uint32)
-    wrap = np.uint64(ring.size - 1)
-    ring_head, ring_tail = np.uint64(0), np.uint64(0)
-    heap, heap_voxels, heap_count = np.empty(1024, np.uint64), np.empty(1024, np.uint32), 0
-    keys, spare_keys, spare = np.empty(1024, np.uint32), np.empty(1024, np.uint32), np.empty(1024, np.uint32)
-    age = np.uint64(0)
-    for index in range(starts.size):
-        first, count = np.int64(starts[index]), np.int64(tails[index]) - np.int64(starts[index])
-        if count == 0:
-            continue
-        if count > keys.size:
-            keys = np.empty(2 * count, np.uint32)
-            spare_keys, spare = np.empty(2 * count, np.uint32), np.empty(2 * count, np.uint32)
-        waiting = queue[first : first + count]
-        for i in range(count):
-            keys[i] = ordered_key(relief[np.uint64(waiting[i])])
-        radix_sort(keys[:count], waiting, spare_keys[:count], spare[:count])
-        bin_now = np.uint32(index)
-        level = np.uint32(0)
-        at = 0
-        while True:
-            in_run, in_heap, in_ring = at < count, heap_count > 0, ring_head != ring_tail
-            heap_level = np.uint32(heap[0] >> np.uint64(32)) if in_heap else np.uint32(0xFFFFFFFF)
-            if in_run and keys[at] <= heap_level and (keys[at] == level or not in_ring):
-                voxel, level = np.uint64(waiting[at]), keys[at]
-                at += 1
-                if at + 8 < count:
-                    _prefetch_around(work, np.uint64(waiting[at + 8]), row, plane, flat)
-            elif in_heap and (heap_level == level or not in_ring):
-                voxel, level = np.uint64(heap_voxels[0]), heap_level
-                _drop_first(heap, heap_voxels, heap_count)
-                heap_count -= 1
-            elif in_ring:
-                voxel = np.uint64(ring[ring_head & wrap])
-                ring_head += one
-            else:
-                break
-            if ring_tail - ring_head + np.uint64(neighbours) > wrap:
-                wider = np.empty(2 * ring.size, np.uint32)
-                for j in range(ring_head, ring_tail):
-                    wider[np.uint64(j) & np.uint64(wider.size - 1)] = ring[np.uint64(j) & wrap]
-                ring = wider
-                wrap = np.uint64(ring.size - 1)
-            if heap_count + neighbours > heap.size:
-                longer, longer_voxels = np.empty(2 * heap.size, np.uint64), np.empty(2 * heap.size, np.uint32)
-                longer[: heap.size], longer_voxels[: heap.size] = heap, heap_voxels
-                heap, heap_voxels = longer, longer_voxels
-            label = work[voxel]
-            line = voxel // row
-            x = voxel - line * row
-            z = line // np.uint64(height)
-            y = line - z * np.uint64(height)
-            inside = x > 0 and x < last_x and y > 0 and y < last_y and (flat or (z > 0 and z < last_z))
-            for i in range(neighbours):
-                if not inside:
-                    nx, ny, nz = np.int64(x) + steps[i, 2], np.int64(y) + steps[i, 1], np.int64(z) + steps[i, 0]
-                    if nx < 0 or nx >= width or ny < 0 or ny >= height or nz < 0 or nz >= depth:
-                        continue
-                other = voxel + offsets[i]
-                state = work[other]
-                if state < FREE:
-                    continue
-                work[other] = label
-                state ^= FREE
-                if state > bin_now:
-                    place = np.uint64(tails[state])
-                    queue[place] = other
-                    tails[state] = place + one
-                    continue
-                key = ordered_key(relief[other])
-                if key > level:
-                    _push(heap, heap_voxels, heap_count, (np.uint64(key) << np.uint64(32)) | age, other)
-                    heap_count += 1
-                    age += one
-                else:
-                    ring[ring_tail & wrap] = other
-                    ring_tail += one
-
-
 _WAITING, _QUEUED, _DONE, _LINE = 0, 1, 2, 3
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def flood_with_lines(
     work: NDArray[np.uint32],
     seeds: NDArray[Any],
@@ -301,7 +164,8 @@ def flood_with_lines(
     The line still hands on the flood that reached it, as scikit-image does. One byte a voxel more for its state.
     """
     state = np.zeros(work.size, np.uint8)
-    tails[:] = starts
+    for k in range(starts.size):
+        tails[k] = starts[k]
     for i in range(seeds.size):
         queue[tails[seed_levels[i]]] = seeds[i]
         tails[seed_levels[i]] += 1

@@ -122,7 +122,7 @@ def _graph(pairs: NDArray[np.uint32], faces: NDArray[np.int64], total: NDArray[n
     return RegionGraph(split, counts, sums)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _slot(keys: NDArray[np.uint64], key: np.uint64) -> np.int64:
     """Where `key` is or may be put in an open hash table; 0 is an empty slot, and no key."""
     mask = np.uint64(keys.size - 1)
@@ -132,7 +132,7 @@ def _slot(keys: NDArray[np.uint64], key: np.uint64) -> np.int64:
     return np.int64(slot)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _contacts(
     labels: NDArray[np.uint32], values: NDArray[np.float32], begin: int, end: int
 ) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.float64]]:

@@ -9,6 +9,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from cellengine.ops.lists import lengthened
 from cellengine.ops.neighbours import check_connectivity, volume_shape
 from cellengine.ops.runs import connect, find_runs
 from cellengine.ops.threads import run_threads, split_range, worker_count
@@ -80,7 +81,7 @@ def outlines(labels: NDArray[Any], *, workers: int | None = None) -> NDArray[np.
     return out.reshape(labels.shape)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def highest_channel(classes: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
     """First of the highest of classes (C, n) at each place."""
     best = classes[0].copy()
@@ -92,7 +93,7 @@ def highest_channel(classes: NDArray[np.float32], out: NDArray[np.uint8]) -> Non
                 out[i] = c
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _number(labels: NDArray[np.uint32], names: NDArray[np.uint32], out: NDArray[np.uint32]) -> int:
     count = 0
     last, name = np.uint32(0), np.uint32(0)
@@ -107,7 +108,7 @@ def _number(labels: NDArray[np.uint32], names: NDArray[np.uint32], out: NDArray[
     return count
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _drop_small(labels: NDArray[np.uint32], sizes: NDArray[np.int64], min_size: int, out: NDArray[np.uint32]) -> None:
     for i in range(labels.size):
         sizes[labels[i]] += 1
@@ -115,7 +116,7 @@ def _drop_small(labels: NDArray[np.uint32], sizes: NDArray[np.int64], min_size: 
         out[i] = labels[i] if sizes[labels[i]] >= min_size else np.uint32(0)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _fill_enclosed(
     order: NDArray[np.int64],
     first: NDArray[np.int64],
@@ -157,10 +158,11 @@ def _fill_enclosed(
         if enclosed:
             for k in range(first[c], first[c + 1]):
                 base = np.int64(row[order[k]]) * width
-                labels[base + start[order[k]] : base + stop[order[k]]] = around
+                for inner in range(base + start[order[k]], base + stop[order[k]]):
+                    labels[inner] = around
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _grow(labels: NDArray[np.uint32], depth: int, height: int, width: int, steps: int) -> None:
     ring = np.empty(1024, np.int64)
     front = 0
@@ -174,9 +176,7 @@ def _grow(labels: NDArray[np.uint32], depth: int, height: int, width: int, steps
                 continue
             z, y, x = i // (height * width), i // width % height, i % width
             if found + 6 > fresh.size:
-                longer = np.empty(2 * fresh.size, np.int64)
-                longer[:found] = fresh[:found]
-                fresh = longer
+                fresh = lengthened(fresh, found, 2 * fresh.size)
             for side in range(6):
                 if side == 0 and z > 0:
                     other = i - height * width
@@ -202,7 +202,7 @@ def _grow(labels: NDArray[np.uint32], depth: int, height: int, width: int, steps
         ring, front = fresh, found
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _outline_rows(labels: NDArray[np.uint32], begin: int, end: int, out: NDArray[np.bool_]) -> None:
     depth, height, width = labels.shape
     for line in range(begin, end):

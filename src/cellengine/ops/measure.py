@@ -195,7 +195,7 @@ def _empty(rows: int, channels: int) -> tuple[NDArray[np.int64], NDArray[np.floa
     return counts, sums.reshape(rows, 4 * channels)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _count_rows(
     labels: NDArray[np.uint32],
     values: NDArray[Any],

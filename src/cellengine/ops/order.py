@@ -7,7 +7,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def ordered_key(bits: np.uint32) -> np.uint32:
     """An unsigned integer in the order of the float32 with these bits; one for both zeros, the largest for NaN."""
     if bits == np.uint32(0x80000000):
@@ -17,7 +17,7 @@ def ordered_key(bits: np.uint32) -> np.uint32:
     return np.uint32(bits ^ (np.uint32(0xFFFFFFFF) if bits >> np.uint32(31) else np.uint32(0x80000000)))
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def ordered_keys(bits: NDArray[np.uint32], keys: NDArray[np.uint32], flip: np.uint32) -> None:
     """Write, for float32 given by its bits, unsigned keys of the same order; `flip` 0xFFFFFFFF reverses it.
 
@@ -27,7 +27,7 @@ def ordered_keys(bits: NDArray[np.uint32], keys: NDArray[np.uint32], flip: np.ui
         keys[i] = ordered_key(bits[i]) ^ flip
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def radix_sort(
     keys: NDArray[np.uint32], values: NDArray[np.uint32], spare_keys: NDArray[np.uint32], spare: NDArray[np.uint32]
 ) -> None:

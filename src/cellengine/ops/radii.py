@@ -29,7 +29,7 @@ def inscribed_radii(pieces: Components, workers: int | None = None) -> NDArray[n
     return radii
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _measure(
     order: NDArray[np.int64],
     first: NDArray[np.int64],

@@ -14,6 +14,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from cellengine.ops.lists import lengthened
 from cellengine.ops.neighbours import volume_shape
 from cellengine.ops.threads import run_threads, split_range, worker_count
 
@@ -97,25 +98,12 @@ def find_runs(image: NDArray[Any], threshold: float, workers: int | None = None)
 def connect(runs: Runs, connectivity: int) -> Components:
     """Connected components of runs. `connectivity` 1, 2, 3 as in scikit-image."""
     depth, height, _ = runs.shape
-    row, component, count = _connect(runs.row_start, runs.start, runs.stop, depth, height, connectivity)
+    row, component, count = connect_runs(runs.row_start, runs.start, runs.stop, depth, height, connectivity)
     order, first, box, voxels = _group(row, runs.start, runs.stop, component, count, height)
     return Components(runs, row, order, first, box, voxels)
 
 
-def fill_small_holes(runs: Runs, max_voxels: int) -> Runs:
-    """Fill holes of at most `max_voxels`: background that faces connect to no border of the image."""
-    if max_voxels <= 0 or runs.count == 0:
-        return runs
-    depth, height, width = runs.shape
-    row_start, start, stop = _gaps(runs.row_start, runs.start, runs.stop, width)
-    row, component, count = _connect(row_start, start, stop, depth, height, 1)
-    filled = _holes(row, start, stop, component, count, depth, height, width, max_voxels)
-    if not filled.any():
-        return runs
-    return Runs(runs.shape, *_merge_filled(runs.row_start, runs.start, runs.stop, row_start, start, stop, filled))
-
-
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _scan_rows(
     rows: NDArray[Any], threshold: np.float32
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]:
@@ -127,12 +115,7 @@ def _scan_rows(
     for y in range(height):
         if n + width // 2 + 1 > start.size:
             size = 2 * start.size + width
-            longer = np.empty(size, np.int32)
-            longer[:n] = start[:n]
-            start = longer
-            longer = np.empty(size, np.int32)
-            longer[:n] = stop[:n]
-            stop = longer
+            start, stop = lengthened(start, n, size), lengthened(stop, n, size)
         before = n
         x = 0
         while x < width:
@@ -149,7 +132,7 @@ def _scan_rows(
     return counts, start[:n].copy(), stop[:n].copy()
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _find(parent: NDArray[np.int64], i: int) -> int:
     while parent[i] != i:
         parent[i] = parent[parent[i]]
@@ -157,7 +140,7 @@ def _find(parent: NDArray[np.int64], i: int) -> int:
     return i
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _join_rows(
     row_start: NDArray[np.int64],
     start: NDArray[np.int32],
@@ -183,8 +166,8 @@ def _join_rows(
             b += 1
 
 
-@njit(nogil=True, cache=True)
-def _connect(
+@njit(nogil=True, cache=True, error_model="numpy")
+def connect_runs(
     row_start: NDArray[np.int64],
     start: NDArray[np.int32],
     stop: NDArray[np.int32],
@@ -192,13 +175,15 @@ def _connect(
     height: int,
     connectivity: int,
 ) -> tuple[NDArray[np.int32], NDArray[np.int64], int]:
+    """Row and component of each run, and the number of components, in raster order of their first run."""
     n = start.size
     parent = np.arange(n)
     row_of = np.empty(n, np.int32)
     for z in range(depth):
         for y in range(height):
             row = z * height + y
-            row_of[row_start[row] : row_start[row + 1]] = row
+            for i in range(row_start[row], row_start[row + 1]):
+                row_of[i] = row
             if y > 0:
                 _join_rows(row_start, start, stop, parent, row, row - 1, int(connectivity > 1))
             if z > 0:
@@ -223,7 +208,7 @@ def _connect(
     return row_of, parent, count
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _group(
     row: NDArray[np.int32],
     start: NDArray[np.int32],
@@ -234,8 +219,9 @@ def _group(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
     first = np.zeros(count + 1, np.int64)
     box = np.empty((count, 6), np.int32)
-    box[:, :3] = np.iinfo(np.int32).max
-    box[:, 3:] = -1
+    for c in range(count):
+        for side in range(6):
+            box[c, side] = 0x7FFFFFFF if side < 3 else -1
     voxels = np.zeros(count, np.int64)
     for i in range(component.size):
         c = component[i]
@@ -257,89 +243,3 @@ def _group(
         order[place[c]] = i
         place[c] += 1
     return order, first, box, voxels
-
-
-@njit(nogil=True, cache=True)
-def _gaps(
-    row_start: NDArray[np.int64], start: NDArray[np.int32], stop: NDArray[np.int32], width: int
-) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]:
-    """The complement, as runs."""
-    rows = row_start.size - 1
-    gap_row = np.zeros(rows + 1, np.int64)
-    gap_start = np.empty(start.size + rows, np.int32)
-    gap_stop = np.empty(start.size + rows, np.int32)
-    n = 0
-    for row in range(rows):
-        x = 0
-        for i in range(row_start[row], row_start[row + 1]):
-            if start[i] > x:
-                gap_start[n], gap_stop[n] = x, start[i]
-                n += 1
-            x = stop[i]
-        if x < width:
-            gap_start[n], gap_stop[n] = x, width
-            n += 1
-        gap_row[row + 1] = n
-    return gap_row, gap_start[:n], gap_stop[:n]
-
-
-@njit(nogil=True, cache=True)
-def _holes(
-    row: NDArray[np.int32],
-    start: NDArray[np.int32],
-    stop: NDArray[np.int32],
-    component: NDArray[np.int64],
-    count: int,
-    depth: int,
-    height: int,
-    width: int,
-    max_voxels: int,
-) -> NDArray[np.bool_]:
-    """Which gaps belong to a hole that is to be filled."""
-    size = np.zeros(count, np.int64)
-    for i in range(component.size):
-        z, y = row[i] // height, row[i] % height
-        border = y == 0 or y == height - 1 or start[i] == 0 or stop[i] == width
-        border = border or (depth > 1 and (z == 0 or z == depth - 1))
-        # a size no hole can have: whatever meets the border is never small enough
-        size[component[i]] += max_voxels + 1 if border else stop[i] - start[i]
-    filled = np.empty(component.size, np.bool_)
-    for i in range(component.size):
-        filled[i] = size[component[i]] <= max_voxels
-    return filled
-
-
-@njit(nogil=True, cache=True)
-def _merge_filled(
-    row_start: NDArray[np.int64],
-    start: NDArray[np.int32],
-    stop: NDArray[np.int32],
-    gap_row: NDArray[np.int64],
-    gap_start: NDArray[np.int32],
-    gap_stop: NDArray[np.int32],
-    filled: NDArray[np.bool_],
-) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]:
-    rows = row_start.size - 1
-    new_row = np.zeros(rows + 1, np.int64)
-    new_start = np.empty(start.size + gap_start.size, np.int32)
-    new_stop = np.empty(start.size + gap_start.size, np.int32)
-    n = 0
-    for row in range(rows):
-        before = n
-        a, b = row_start[row], gap_row[row]
-        while a < row_start[row + 1] or b < gap_row[row + 1]:
-            if b == gap_row[row + 1] or (a < row_start[row + 1] and start[a] < gap_start[b]):
-                x0, x1 = start[a], stop[a]
-                a += 1
-            else:
-                x0, x1 = gap_start[b], gap_stop[b]
-                b += 1
-                if not filled[b - 1]:
-                    continue
-            if n > before and new_stop[n - 1] == x0:
-                new_stop[n - 1] = x1
-            else:
-                new_start[n], new_stop[n] = x0, x1
-                n += 1
-        new_row[row + 1] = n
-    return new_row, new_start[:n].copy(), new_stop[:n].copy()

@@ -157,7 +157,7 @@ def _seed_image(voxels: NDArray[np.int64], shape: tuple[int, ...]) -> NDArray[np
     return seeds.reshape(shape)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _keep_distant(
     places: NDArray[np.float64], cell: NDArray[np.int64], cells: NDArray[np.int64], distance: float
 ) -> NDArray[np.bool_]:

@@ -39,7 +39,7 @@ def gaussian(image: NDArray[Any], sigma: float | Sequence[float], *, workers: in
         a, b = part
         box = (0, a, 0, 1, b, shape[2]) if shape[0] == 1 else (a, 0, 0, b, shape[1], shape[2])
         target = out[:, a:b] if shape[0] == 1 else out[a:b]
-        target[...] = smooth_box(source, np.array(box, np.int64), *taps)
+        target[...] = smooth_box(source, np.array(box, np.int32), *taps)
 
     axis = 1 if shape[0] == 1 else 0
     thick = 64 if shape[0] == 1 else 16
@@ -65,17 +65,17 @@ def _kernel(sigma: float) -> NDArray[np.float32]:
     return np.asarray(weights / weights.sum(), np.float32)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _reflect(i: int, n: int) -> int:
     period = 2 * n
     i %= period
     return i if i < n else period - 1 - i
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def smooth_box(
     source: NDArray[np.float32],
-    box: NDArray[np.int64],
+    box: NDArray[np.int32],
     taps_z: NDArray[np.float32],
     taps_y: NDArray[np.float32],
     taps_x: NDArray[np.float32],
