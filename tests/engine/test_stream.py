@@ -114,6 +114,13 @@ def test_an_empty_picture_has_a_table_without_rows(session: Session, tmp_path: P
     assert len(read_table(tmp_path / "out" / "a.objects.csv")["label"]) == 0
 
 
+def test_scratch_of_a_killed_run_is_replaced(session: Session, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    for what in ("scores", "labels"):
+        (tmp_path / "out" / f".a.{what}.scratch").write_bytes(b"left behind" * 1000)
+    compare(MemorySource(draw_cells((150, 160), 20, 2)[0]), session, tmp_path / "out" / "a", 2_500_000)
+
+
 def test_what_cannot_even_run_in_blocks_is_refused_before_any_work(session: Session, tmp_path: Path) -> None:
     source = MemorySource(draw_cells((300, 400), 20, 1)[0])
     with pytest.raises(ResourceError, match=r"a block of \d+ px a side needs about .*--max-ram"):

@@ -150,6 +150,8 @@ def stream_source(
     unfit = objects = 0
     with writing(stem.parent):
         stem.parent.mkdir(parents=True, exist_ok=True)
+        for what in ("scores", "labels"):
+            remove(_scratch(stem, what))  # of a run that was killed
     with ExitStack() as held:
         sink = held.enter_context(create_sink(paths[0], shape, axes, source.voxel_size_um))
         table: TableWriter | None = None
@@ -222,7 +224,7 @@ class _Picture:
 
     def scores(self, scratch: ExitStack) -> ScoreStore:
         """A store for this picture's scores, closed with `scratch`."""
-        store = ScoreStore(self.spec, self.plan, None if self.how.scores_in_memory else self._scratch("scores"))
+        store = ScoreStore(self.spec, self.plan, None if self.how.scores_in_memory else _scratch(self.stem, "scores"))
         scratch.callback(store.close)
         return store
 
@@ -238,7 +240,7 @@ class _Picture:
         """Label in blocks; then renumber, write and measure them in one pass. `before`: objects of earlier pictures."""
         how, decoder = self.how, self.spec.decoder
         blocks = plan_blocks(self.scene.shape, how.core, how.margins)
-        store = scratch.enter_context(BrickFile(self._scratch("labels"), np.uint32))
+        store = scratch.enter_context(BrickFile(_scratch(self.stem, "labels"), np.uint32))
         with self.clock("label"):
             found = label_blocks(
                 lambda region: label(scores.read(region), decoder),
@@ -288,11 +290,10 @@ class _Picture:
 
         return overlap(one, range(len(found.blocks)), self.how.threads, self.stop)
 
-    def _scratch(self, what: str) -> Path:
-        path = partial_name(self.stem, f"{what}.scratch")
-        with writing(path):
-            remove(path)  # of a run that was killed
-        return path
+
+def _scratch(stem: Path, what: str) -> Path:
+    """Where a scratch file of the outputs `stem` lies."""
+    return partial_name(stem, f"{what}.scratch")
 
 
 def _place(axes: str, scene: Scene, core: Region) -> Region:
