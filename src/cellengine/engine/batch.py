@@ -20,8 +20,10 @@ from cellengine.engine.options import InferOptions
 from cellengine.engine.outputs import fingerprint, write_outputs
 from cellengine.engine.plan import check_tile, ram_limit
 from cellengine.engine.session import Session
+from cellengine.engine.stream import must_stream, stream_source
 from cellengine.errors import InputError, PartialFailure, UsageError
 from cellengine.io import InputFile, find_inputs, open_source, output_stems, write_table
+from cellengine.io.opening import DEFAULT_CACHE_BYTES
 
 Plain = dict[str, Any]
 
@@ -146,16 +148,22 @@ def _numbered(progress: Progress, number: int, count: int) -> Progress:
 
 
 def _run_one(job: _Job, output: Path, session: Session, options: InferOptions, stop: Stop, progress: Progress) -> Plain:
-    with open_source(job.path, axes=options.axes, dataset=options.dataset) as source:
+    cache = min(DEFAULT_CACHE_BYTES, ram_limit(options) // 16)
+    with open_source(job.path, axes=options.axes, dataset=options.dataset, cache_bytes=cache) as source:
         warnings = _missing(source.name, source.missing_chunks(), options)
-        result = infer_source(source, session, options, stop, progress)
-        if unfit := result.run["not_finite"]:
+        stem, is_zarr = output / job.stem, job.path.is_dir()
+        if must_stream(source, session, options):
+            run, written = stream_source(source, session, options, stop, progress, stem, is_zarr=is_zarr)
+        else:
+            result = infer_source(source, session, options, stop, progress)
+            begun = time.perf_counter()
+            written = write_outputs(stem, source, result, options, is_zarr=is_zarr)
+            run = result.run
+            run["seconds"]["write"] = round(time.perf_counter() - begun, 4)
+        if unfit := run["not_finite"]:
             warnings.append(f"{source.name}: {unfit} values that are NaN or infinite were taken as 0")
-        begun = time.perf_counter()
-        written = write_outputs(output / job.stem, source, result, options, is_zarr=job.path.is_dir())
-    seconds = result.run["seconds"] | {"write": round(time.perf_counter() - begun, 4)}
     outputs = [job.stem.with_name(name).as_posix() for name in written]
-    return {**result.run, "input": job.fingerprint, "seconds": seconds, "outputs": outputs, "warnings": warnings}
+    return {**run, "input": job.fingerprint, "outputs": outputs, "warnings": warnings}
 
 
 def _missing(name: str, count: int, options: InferOptions) -> list[str]:

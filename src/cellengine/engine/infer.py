@@ -105,7 +105,7 @@ def infer_source(
             with clock("scale"):
                 intensities = measure_scene(scene, session.spec.normalize)
             if intensities.not_finite:
-                unfit += _check_finite(source, intensities, options)
+                unfit += check_finite(source, intensities, options)
                 scene = pictures[index] = replace(scene, fill=True)
             with clock("network"):
                 scores = _predict(scene, session, plan, intensities, stop, progress)
@@ -116,26 +116,37 @@ def infer_source(
             pending.result()
     objects = join_tables(tables)
     number_through(labels, [len(t["label"]) for t in tables])
-    seconds = time.perf_counter() - begun
-    run = {
+    run = describe_run(source, plans, len(objects["label"]), unfit, clock, time.perf_counter() - begun)
+    axes, shape = label_axes(source, options)
+    middle = len(pictures) // 2
+    return Result(labels.reshape(shape), axes, objects, run, (pictures[middle], labels[middle]))
+
+
+def label_axes(source: ImageSource, options: InferOptions) -> tuple[str, tuple[int, ...]]:
+    """Axes and shape of the labels of a source: its own without C, and without T where one time point was chosen."""
+    dropped = "C" if options.timepoint is None else "CT"
+    axes = "".join(a for a in source.axes if a not in dropped)
+    return axes, tuple(n for a, n in zip(source.axes, source.shape, strict=True) if a in axes)
+
+
+def describe_run(
+    source: ImageSource, plans: Sequence[Plan], objects: int, unfit: int, clock: Clock, seconds: float
+) -> dict[str, Any]:
+    """What is recorded of one source: plain data."""
+    return {
         "shape": list(source.shape),
         "axes": source.axes,
         "dtype": str(source.dtype),
         "voxel_size_um": source.voxel_size_um and list(source.voxel_size_um),
-        "pictures": len(pictures),
+        "pictures": len(plans),
         "tile": list(plans[0].tile),
         "halo": list(plans[0].halo),
         "tiles": sum(len(plan.tiles) for plan in plans),
-        "objects": len(objects["label"]),
+        "objects": objects,
         "not_finite": unfit,
         "seconds": {**{k: round(v, 4) for k, v in clock.seconds.items()}, "total": round(seconds, 4)},
-        "voxels_per_s": round(labels.size / seconds),
+        "voxels_per_s": round(sum(prod(plan.shape) for plan in plans) / seconds),
     }
-    dropped = "C" if options.timepoint is None else "CT"
-    axes = "".join(a for a in source.axes if a not in dropped)
-    shape = tuple(n for a, n in zip(source.axes, source.shape, strict=True) if a in axes)
-    middle = len(pictures) // 2
-    return Result(labels.reshape(shape), axes, objects, run, (pictures[middle], labels[middle]))
 
 
 def infer_array(image: Array, session: Session, options: InferOptions | None = None) -> Result:
@@ -156,17 +167,23 @@ def _predict(
     return predict(scene, session, plan, intensities.scale, stop, progress.advance)
 
 
-def _check_memory(
-    source: ImageSource, pictures: Sequence[Scene], plans: Sequence[Plan], session: Session, allowed: int
-) -> None:
-    """Refuse what cannot fit before anything is allocated: labels of all pictures, and the work on two of them."""
+def memory_needed(source: ImageSource, pictures: Sequence[Scene], plans: Sequence[Plan], session: Session) -> int:
+    """Bytes that labelling whole pictures takes: labels of all of them, and the work on two."""
     voxels = max(prod(scene.shape) for scene in pictures)
     channels = source.shape[source.axes.index("C")] if "C" in source.axes else 1
     outputs = sum(output.channels for output in session.spec.outputs)
     # scores as 16-bit numbers for two pictures; labels, raw values and float scores of the one being labelled
     work = voxels * (2 * 2 * outputs + 4 + channels * source.dtype.itemsize + 4 * outputs + 8)
     tiles = session.concurrency * prod(plans[0].tile) * plans[0].batch * 4 * (len(session.spec.channels) + outputs)
-    needed = 4 * voxels * len(pictures) + work + tiles
+    return 4 * voxels * len(pictures) + work + tiles
+
+
+def _check_memory(
+    source: ImageSource, pictures: Sequence[Scene], plans: Sequence[Plan], session: Session, allowed: int
+) -> None:
+    """Refuse what cannot fit before anything is allocated."""
+    needed = memory_needed(source, pictures, plans, session)
+    voxels = max(prod(scene.shape) for scene in pictures)
     if needed > allowed:
         raise ResourceError(
             f"{source.name}: labelling {voxels * len(pictures):,} voxels needs about {needed / 1e9:.1f} GB of memory, "
@@ -174,7 +191,7 @@ def _check_memory(
         )
 
 
-def _check_finite(source: ImageSource, intensities: Intensities, options: InferOptions) -> int:
+def check_finite(source: ImageSource, intensities: Intensities, options: InferOptions) -> int:
     """Number of values that are no number; an error unless the user said what to do with them."""
     if options.nan == "error":
         raise InputError(

@@ -36,8 +36,13 @@ def draw_overlay(scene: Scene, labels: Array) -> Array:
     elif longest < SMALLEST_PX:
         times = SMALLEST_PX // longest
         image, flat = (np.repeat(np.repeat(a, times, -1), times, -2) for a in (image, flat))
-    base = _to_rgb(image, scene.source.is_rgb)
-    _draw_outlines(base, np.ascontiguousarray(flat), PALETTE)
+    return draw_plane(image, flat, scene.source.is_rgb)
+
+
+def draw_plane(image: Array, labels: Array, is_rgb: bool) -> Array:
+    """RGB uint8 of one plane, image (C, y, x), with its objects, labels (y, x), outlined."""
+    base = _to_rgb(image, is_rgb)
+    _draw_outlines(base, np.ascontiguousarray(labels), PALETTE)
     return base
 
 

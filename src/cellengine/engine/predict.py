@@ -37,20 +37,37 @@ def predict(
     channels: dict[str, int] = {output.name: output.channels for output in session.spec.outputs}
     scores = {name: np.empty((count, *plan.shape), np.uint16) for name, count in channels.items()}
 
+    def keep(core: Region, outputs: dict[str, Array]) -> None:
+        for name, values in outputs.items():
+            quantise(values, scores[name][(slice(None), *core.slices)])
+
+    predict_into(keep, scene, session, plan, scale, stop, progress)
+    return scores
+
+
+def predict_into(
+    keep: Callable[[Region, dict[str, Array]], None],
+    scene: Scene,
+    session: Session,
+    plan: Plan,
+    scale: Scale,
+    stop: Stop,
+    progress: Callable[[int], None],
+) -> None:
+    """As `predict`, but every core goes to `keep(core, output name -> float32 (channels, *core.shape))`, any thread."""
+
     def run(tiles: list[Tile]) -> int:
         batch = np.zeros((plan.batch, len(scene.channels), *plan.tile), np.float32)
         for i, tile in enumerate(tiles):
             read_scaled(scene, tile.read, scale, batch[i])
         outputs = session.run(batch)
         for i, tile in enumerate(tiles):
-            for name, values in outputs.items():
-                core = values[i][(slice(None), *tile.core.relative_to(tile.read))]
-                quantise(core, scores[name][(slice(None), *tile.core.slices)])
+            core = (slice(None), *tile.core.relative_to(tile.read))
+            keep(tile.core, {name: values[i][core] for name, values in outputs.items()})
         return len(tiles)
 
     for done in overlap(run, _batches(plan), session.concurrency, stop):
         progress(done)
-    return scores
 
 
 def _batches(plan: Plan) -> Iterator[list[Tile]]:

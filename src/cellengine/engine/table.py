@@ -11,6 +11,7 @@ from cellengine.engine.predict import SCORE_STEPS, Scores
 from cellengine.engine.scene import Scene
 from cellengine.geometry import Region
 from cellengine.ops import measure_objects
+from cellengine.ops.measure import ObjectTable
 from cellengine.spec import ModelSpec
 
 Array = np.ndarray[Any, Any]
@@ -21,12 +22,20 @@ def measure_picture(labels: Array, scene: Scene, scores: Scores, spec: ModelSpec
     """Measure the objects of one picture: place, size, intensities of every channel, mean foreground as the score."""
     raw = scene.read_all_channels(Region.whole(scene.shape))
     found = measure_objects(labels, raw)
+    score = None
+    if "foreground" in scores:
+        score = measure_objects(labels, scores["foreground"]).intensity_mean[:, 0] / SCORE_STEPS
+    return object_columns(found, score, scene, spec)
+
+
+def object_columns(found: ObjectTable, score: Array | None, scene: Scene, spec: ModelSpec) -> Table:
+    """The columns of what was measured in one picture; `score` is the mean foreground where there is one."""
     table: Table = {"label": found.label}
     table |= {axis: np.full(len(found), index, np.int64) for axis, index in scene.at.items()}
     if len(spec.classes) == 1:
         table["class"] = np.full(len(found), spec.classes[0])
-    if "foreground" in scores:
-        table["score"] = measure_objects(labels, scores["foreground"]).intensity_mean[:, 0] / SCORE_STEPS
+    if score is not None:
+        table["score"] = score
     axes, size = scene.axes.lower(), scene.voxel_size_um
     for i, axis in enumerate(axes):
         table[f"centroid_{axis}_px"] = found.centroid[:, i]
@@ -39,7 +48,7 @@ def measure_picture(labels: Array, scene: Scene, scores: Scores, spec: ModelSpec
     table[f"{extent}_px"] = found.area
     if size:
         table[f"{extent}_{unit}"] = found.area * prod(size)
-    for channel in range(len(raw)):
+    for channel in range(found.intensity_mean.shape[1]):
         for statistic in ("mean", "min", "max"):
             values: Array = getattr(found, f"intensity_{statistic}")
             table[f"intensity_{statistic}_c{channel}"] = values[:, channel]

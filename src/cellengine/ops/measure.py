@@ -89,12 +89,24 @@ class ObjectStatistics:
         for counts, sums in run_threads(count, split_range(rows, threads), threads):
             self._merge(counts, sums)
 
-    def merge(self, other: ObjectStatistics) -> None:
-        """Take in what another one has counted of the same image."""
+    def merge(self, other: ObjectStatistics, names: NDArray[Any] | None = None) -> None:
+        """Take in what another one has counted of the same image.
+
+        names: what each label of `other` is called here, 0 to leave it out, such as the labels of a block; several may
+        have one name. O(labels of `other`).
+        """
         if (self.shape, self.channels) != (other.shape, other.channels):
             raise UsageError("Only statistics of one image can be merged: shapes or channels differ.")
-        self._widen(len(other._counts))
-        self._merge(other._counts, other._sums)
+        if names is None:
+            self._widen(len(other._counts))
+            self._merge(other._counts, other._sums)
+            return
+        seen = np.flatnonzero(other._counts[:, _AREA] > 0)
+        seen = seen[names[seen] > 0]
+        if len(seen):
+            into = names[seen].astype(np.int64)
+            self._widen(int(into.max()) + 1)
+            self._scatter(other._counts[seen], other._sums[seen], into)
 
     def finish(self) -> ObjectTable:
         """The table of every label seen, in order."""
@@ -146,6 +158,16 @@ class ObjectStatistics:
         own[:, :, :2] += new[:, :, :2]
         np.minimum(own[:, :, 2], new[:, :, 2], out=own[:, :, 2])
         np.maximum(own[:, :, 3], new[:, :, 3], out=own[:, :, 3])
+
+    def _scatter(self, counts: NDArray[np.int64], sums: NDArray[np.float64], into: NDArray[np.int64]) -> None:
+        """`_merge`, row i into row into[i]."""
+        np.add.at(self._counts[:, :4], into, counts[:, :4])
+        np.minimum.at(self._counts[:, 4:7], into, counts[:, 4:7])
+        np.maximum.at(self._counts[:, 7:], into, counts[:, 7:])
+        own, new = (table.reshape(len(table), self.channels, 4) for table in (self._sums, sums))
+        np.add.at(own[:, :, :2], into, new[:, :, :2])
+        np.minimum.at(own[:, :, 2], into, new[:, :, 2])
+        np.maximum.at(own[:, :, 3], into, new[:, :, 3])
 
 
 def measure_objects(
