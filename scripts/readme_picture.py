@@ -21,7 +21,7 @@ def part(path: Path, factor: int = 1) -> Image.Image:
 
 def main() -> None:
     """Picture and overlay side by side."""
-    picture, overlay = HOME / "demo/inputs/tissue.png", HOME / "demo/results/tissue.overlay.png"
+    picture, overlay = HOME / "demo/inputs/as_stained/tissue.png", HOME / "demo/results/tissue.overlay.png"
     factor = Image.open(overlay).width // Image.open(picture).width
     both = Image.new("RGB", (2 * SHOWN + 8, SHOWN), "white")
     both.paste(part(picture), (0, 0))

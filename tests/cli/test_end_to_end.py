@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
-from skimage import data as pictures
 from skimage.measure import regionprops_table
 
 from cellengine.engine.journal import hold_output
@@ -86,8 +85,8 @@ def test_demo_says_what_it_found_and_where_to_look(demo: tuple[Path, str]) -> No
 
 
 def test_the_number_of_nuclei_is_sane(demo: tuple[Path, str]) -> None:
-    """About 300 nuclei can be counted in ihc.png; the synthetic planes hold up to 120 each, some of which touch."""
-    assert 200 <= len(rows(results(demo) / f"{TISSUE}.objects.csv")) <= 450
+    """Some 250 nuclei can be counted in ihc.png, half of them faint; the planes hold up to 120 each, some touching."""
+    assert 100 <= len(rows(results(demo) / f"{TISSUE}.objects.csv")) <= 350
     assert 240 <= len(rows(results(demo) / f"{STACK}.objects.csv")) <= 360
 
 
@@ -95,7 +94,10 @@ def test_the_number_of_nuclei_is_sane(demo: tuple[Path, str]) -> None:
 def test_the_table_is_what_scikit_image_measures_on_the_labels(demo: tuple[Path, str], plane: int | None) -> None:
     stem = TISSUE if plane is None else STACK
     labels = tifffile.imread(results(demo) / f"{stem}.labels.tif")
-    image = pictures.immunohistochemistry() if plane is None else tifffile.imread(demo[0] / "demo/inputs/stack.ome.tif")
+    inputs = demo[0] / "demo/inputs"
+    image = (
+        np.asarray(Image.open(inputs / "tissue.png")) if plane is None else tifffile.imread(inputs / "stack.ome.tif")
+    )
     table = rows(results(demo) / f"{stem}.objects.csv")
     assert [int(row["label"]) for row in table] == list(range(1, labels.max() + 1))
     if plane is not None:
@@ -141,7 +143,7 @@ def test_a_stack_keeps_its_voxel_size_and_names_its_planes(demo: tuple[Path, str
 
 
 def test_overlays_show_the_picture_with_outlines(demo: tuple[Path, str]) -> None:
-    source = pictures.immunohistochemistry()
+    source = np.asarray(Image.open(demo[0] / "demo/inputs/tissue.png"))
     shown = np.asarray(Image.open(results(demo) / f"{TISSUE}.overlay.png"))
     factor = shown.shape[0] // source.shape[0]
     assert shown.shape == (source.shape[0] * factor, source.shape[1] * factor, 3)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numba import njit
 
 from cellengine.engine.predict import SCORE_STEPS, Scores
 from cellengine.errors import ModelError
 from cellengine.ops import components, distance_watershed, measure_objects
+from cellengine.ops.threads import run_threads, split_range, worker_count
 from cellengine.spec import Components, Decoder, DistanceWatershed
 
 Array = np.ndarray[Any, Any]
@@ -45,15 +47,25 @@ def label(scores: Scores, decoder: Decoder) -> Array:
 
 
 def drop_doubtful(labels: Array, foreground: Array, min_score: float) -> Array:
-    """Remove objects whose mean foreground is below `min_score` and close the gaps in the numbering, in place."""
+    """Remove objects whose mean foreground is below `min_score` and close the gaps in the numbering, in place.
+
+    `labels` is contiguous, uint32, numbered 1 ... n without gaps.
+    """
     found = measure_objects(labels, foreground)
     kept = found.intensity_mean[:, 0] >= min_score
     if not kept.all():
         names = np.zeros(len(found) + 1, np.uint32)
         names[found.label] = np.where(kept, np.cumsum(kept), 0)
-        for plane in labels:  # plane by plane: the look-up makes a copy of what it is given
-            plane[...] = names[plane]
+        flat = labels.reshape(-1)
+        run_threads(lambda part: _rename(flat, names, *part), split_range(flat.size, worker_count()))
     return labels
+
+
+@njit(nogil=True, cache=True)
+def _rename(labels: Array, names: Array, begin: int, end: int) -> None:
+    for i in range(begin, end):
+        if labels[i]:
+            labels[i] = names[labels[i]]
 
 
 def _floats(scores: Scores, name: str) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
@@ -55,9 +56,13 @@ def predict_into(
     progress: Callable[[int], None],
 ) -> None:
     """As `predict`, but every core goes to `keep(core, output name -> float32 (channels, *core.shape))`, any thread."""
+    own = threading.local()  # fresh memory for every batch would cost more in page faults than reading the tile
 
     def run(tiles: list[Tile]) -> int:
-        batch = np.zeros((plan.batch, len(scene.channels), *plan.tile), np.float32)
+        if not hasattr(own, "batch"):
+            own.batch = np.zeros((plan.batch, len(scene.channels), *plan.tile), np.float32)
+        batch: Array = own.batch
+        batch[len(tiles) :] = 0
         for i, tile in enumerate(tiles):
             read_scaled(scene, tile.read, scale, batch[i])
         outputs = session.run(batch)
