@@ -198,8 +198,13 @@ def test_ctrl_c_ends_with_130() -> None:
         "sys.modules['cellengine.cli.wait'] = module; cli.COMMANDS['wait'] = 'Wait.'\n"
         "cli.main(['wait'])\n"
     )
+    # a shell that runs the tests in the background ignores SIGINT, and its children would inherit that
     with subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as p:
         assert p.stdout is not None
         assert p.stdout.readline() == "ready\n"
