@@ -53,11 +53,16 @@ def main() -> None:
         def whole(options: InferOptions = options, device: Device = device) -> None:
             infer_files([str(picture)], arguments.model, folder / "out", options, device, restart=True)
 
-        with open_session(
-            resolve_model(arguments.model), device="cpu", backend=backend, precision=precision
-        ) as session:
-            network = bare(session, (arguments.side, arguments.side), options)
-            times = paired({"infer": whole, "network": network}, arguments.runs)
+        def opened(backend: str = backend, precision: str = precision) -> Session:
+            return open_session(resolve_model(arguments.model), device="cpu", backend=backend, precision=precision)
+
+        def cold(options: InferOptions = options, opened: Callable[[], Session] = opened) -> None:
+            with opened() as session:
+                bare(session, (arguments.side, arguments.side), options)()
+
+        with opened() as session:
+            warm = bare(session, (arguments.side, arguments.side), options)
+            times = paired({"infer": whole, "session": cold, "warm_session": warm}, arguments.runs)
         record = read_json(folder / "out" / RUN)["files"]["mosaic.tif"]
         figures[f"{backend}_{precision}"] = {
             "overhead": ratio(times, "infer", "session"),
