@@ -96,8 +96,9 @@ def infer_files(
         _finish(journal, failures, file, options, described, time.perf_counter() - begun)
     if failures:
         raise PartialFailure(
-            f"{len(failures)} of {len(jobs)} inputs failed, first {failures[0]['hint'].rstrip('.')}; the others are "
-            f"done: see {output / 'failures.csv'}, mend them, and run the same command again."
+            f"{len(failures)} of {len(jobs)} inputs failed, first {failures[0]['hint'].rstrip('.')}; "
+            f"{'the others are done' if len(failures) < len(jobs) else 'nothing is done'}: "
+            f"see {output / 'failures.csv'}, mend them, and run the same command again."
         )
     return Summary(journal.finished, failures, described)
 
