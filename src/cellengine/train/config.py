@@ -62,6 +62,8 @@ class AugmentConfig:
     intensity_probability: float = 0.5
     stain_probability: float = 0.0
     """lay patches of brown immunostain over bright colour pictures"""
+    glare_probability: float = 0.0
+    """lay a broad glow over dark pictures, in which nuclei keep a fraction of their contrast"""
     grey_probability: float = 0.1
     """replace a colour picture by its mean over the channels"""
     shuffle_channels_probability: float = 0.0
