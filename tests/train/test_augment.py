@@ -25,7 +25,8 @@ def test_glare_lowers_contrast_and_keeps_range_and_targets() -> None:
         found = glare(sample)
         image = found[IMAGE]
         assert torch.equal(found[TARGETS], sample[TARGETS])
-        assert image.min() >= -1e-6 and image.max() <= 1 + 1e-6
+        assert image.min() >= -1e-6
+        assert image.max() <= 1 + 1e-6
         contrast = float(image[0, 25, 25] - image[0, 25, 35])
         assert 0.2 < contrast < 1.0
         steps = image[0, :, 60].diff().abs().max()
