@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -42,23 +42,27 @@ def predict(
         for name, values in outputs.items():
             quantise(values, scores[name][(slice(None), *core.slices)])
 
-    predict_into(keep, scene, session, plan, scale, stop, progress)
+    for done in predict_batches(tile_batches(plan), keep, scene, session, plan, scale, stop):
+        progress(len(done))
     return scores
 
 
-def predict_into(
+def predict_batches(
+    batches: Iterable[list[Tile]],
     keep: Callable[[Region, dict[str, Array]], None],
     scene: Scene,
     session: Session,
     plan: Plan,
     scale: Scale,
     stop: Stop,
-    progress: Callable[[int], None],
-) -> None:
-    """As `predict`, but every core goes to `keep(core, output name -> float32 (channels, *core.shape))`, any thread."""
+) -> Iterator[list[Tile]]:
+    """As `predict`, for batches of tiles of the plan; each is given out, in order, when its cores have been kept.
+
+    Every core goes to `keep(core, output name -> float32 (channels, *core.shape))`, from any thread.
+    """
     own = threading.local()  # fresh memory for every batch would cost more in page faults than reading the tile
 
-    def run(tiles: list[Tile]) -> int:
+    def run(tiles: list[Tile]) -> list[Tile]:
         if not hasattr(own, "batch"):
             own.batch = np.zeros((plan.batch, len(scene.channels), *plan.tile), np.float32)
         batch: Array = own.batch
@@ -69,13 +73,13 @@ def predict_into(
         for i, tile in enumerate(tiles):
             core = (slice(None), *tile.core.relative_to(tile.read))
             keep(tile.core, {name: values[i][core] for name, values in outputs.items()})
-        return len(tiles)
+        return tiles
 
-    for done in overlap(run, _batches(plan), session.concurrency, stop):
-        progress(done)
+    return overlap(run, batches, session.concurrency, stop)
 
 
-def _batches(plan: Plan) -> Iterator[list[Tile]]:
+def tile_batches(plan: Plan) -> Iterator[list[Tile]]:
+    """The tiles of a plan in raster order, as many at a time as the network gets in one call."""
     tiles = iter(plan.tiles)
     while batch := list(islice(tiles, plan.batch)):
         yield batch

@@ -20,7 +20,7 @@ from cellengine.engine.options import InferOptions
 from cellengine.engine.outputs import LARGEST_TIFF_BYTES
 from cellengine.engine.overlay import LARGEST_PX, draw_plane
 from cellengine.engine.plan import Plan, plan_picture, ram_limit
-from cellengine.engine.predict import SCORE_STEPS, Scores, predict_into, quantise
+from cellengine.engine.predict import SCORE_STEPS, Scores, predict_batches, quantise, tile_batches
 from cellengine.engine.scale import measure_scene
 from cellengine.engine.scene import Scene, scenes
 from cellengine.engine.session import Session
@@ -171,7 +171,9 @@ def stream_source(
                 with ExitStack() as scratch:
                     scores = job.scores(scratch)
                     with clock("network"):
-                        predict_into(scores.keep, scene, session, plan, intensities.scale, stop, progress.advance)
+                        scale = intensities.scale
+                        for done in predict_batches(tile_batches(plan), scores.keep, scene, session, plan, scale, stop):
+                            progress.advance(len(done))
                     rows = job.finish(scores, scratch, sink, axes, objects, view)
             rows["label"] = rows["label"].astype(np.int64) + objects
             objects += len(rows["label"])
