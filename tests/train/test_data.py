@@ -6,12 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tifffile
 
 torch = pytest.importorskip("torch")
 
 from cellengine.errors import InputError, UsageError
-from cellengine.io.annotated import list_annotated, read_annotated
+from cellengine.io.annotated import list_annotated
 from cellengine.train.config import TrainConfig, load_config
 from cellengine.train.data import Samples, cut, read_pictures
 from tests.synthetic import write_annotated
@@ -81,11 +80,3 @@ def test_defects_are_listed_before_the_first_step(tmp_path: Path) -> None:
     (tmp_path / "labels" / "cells_2.tif").unlink()
     with pytest.raises(InputError, match="no label picture for cells_2"):
         list_annotated(tmp_path)
-
-
-def test_labels_of_another_size_are_named(tmp_path: Path) -> None:
-    write_annotated(tmp_path, 2)
-    tifffile.imwrite(tmp_path / "labels" / "cells_1.tif", np.zeros((10, 64), np.uint16))
-    bad = next(item for item in list_annotated(tmp_path) if item.image.name == "cells_1.tif")
-    with pytest.raises(InputError, match=r"cells_1\.tif: the labels are \(10, 64\)"):
-        read_annotated(bad)

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Sequence
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from cellengine.errors import InputError, UsageError
+from cellengine.errors import CellengineError, InputError, UsageError
 from cellengine.geometry import Region
 from cellengine.io.axes import Array
+from cellengine.io.lists import ListedPair, Reference, read_pairs
 from cellengine.io.opening import open_source
+from cellengine.io.source import ImageSource
+
+_FIRST_BYTES = 1 << 16
+_NAMED = 5
+"""defects that an error names; the others are counted"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +29,16 @@ class Item:
     image: Path
     label: Path
     split: str
-    """train or val"""
+    """train or val; others are allowed, and not used by training"""
     group: str
     """pictures of one group (one field of view) never meet across splits"""
     kind: str
     """value of the column that samples are balanced and scores are listed by"""
+    image_dataset: str | None = None
+    """which image of the file, where a list says so as `volume.h5:/raw`"""
+    label_dataset: str | None = None
+    axes: str | None = None
+    """what the axes of the picture are, where the file does not say; the label image has the same without C"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,76 +57,206 @@ def list_annotated(
 ) -> list[Item]:
     """Every annotated picture with its split.
 
-    `path` is a CSV with the columns image and label (paths relative to it) and optionally split, group and others; or
-    a folder with the subfolders images and labels, matched by stem. Without a column split, `validation_share` of
-    the groups is drawn for validation by `seed`.
+    `path` is a CSV with the columns image and label (or mask; paths relative to it) and optionally split, group, axes
+    and others; or a folder with the subfolders images and labels, matched by stem. Without a column split,
+    `validation_share` of the pictures is drawn for validation by `seed`, whole groups at a time.
 
-    Raises UsageError when `path` does not exist, InputError for anything that would spoil a training: all missing
-    files and groups in two splits are listed before the first is read.
+    Raises UsageError when `path` or the column does not exist, InputError for whatever would spoil a training: see
+    `find_defects`. All of it is found before the first picture is decoded; the error counts it and names the first.
     """
     if path.is_dir():
-        rows, root = _rows_of_folder(path), path
+        pairs = _pairs_of_folder(path)
     elif path.is_file():
-        with path.open(newline="", encoding="utf-8") as file:
-            rows, root = list(csv.DictReader(file)), path.parent
+        pairs = read_pairs(path)
     else:
         raise UsageError(f"{path} does not exist; expected a CSV, or a folder with images/ and labels/.")
-    if not rows or not {"image", "label"} <= set(rows[0]):
-        raise InputError(f"{path}: found the columns {sorted(rows[0]) if rows else []}, expected image and label.")
-    if kind_column and kind_column not in rows[0]:
-        raise InputError(f"{path}: no column {kind_column!r}; found {', '.join(rows[0])}.")
-    groups = [row.get("group") or row["image"] for row in rows]
-    splits = [row["split"] for row in rows] if "split" in rows[0] else _draw(groups, validation_share, seed)
+    columns = pairs[0].values
+    if kind_column and kind_column not in columns:
+        raise UsageError(f"{path} has no column {kind_column!r}; found {', '.join(columns) or 'a folder'}.")
+    complete = [(pair.image, pair.label, pair.values) for pair in pairs if pair.image and pair.label]
+    problems = [_incomplete(number, pair) for number, pair in enumerate(pairs, 1) if not (pair.image and pair.label)]
+    groups = [values.get("group") or str(image) for image, _, values in complete]
+    if "split" in columns:
+        splits = [values["split"] for _, _, values in complete]
+    else:
+        splits = draw_split(groups, {"train": 1 - validation_share, "val": validation_share}, seed)
     items = [
-        Item(root / row["image"], root / row["label"], split, group, row[kind_column] if kind_column else "")
-        for row, split, group in zip(rows, splits, groups, strict=True)
+        Item(
+            image=image.path,
+            label=label.path,
+            split=split,
+            group=group,
+            kind=values[kind_column] if kind_column else "",
+            image_dataset=image.dataset,
+            label_dataset=label.dataset,
+            axes=values.get("axes") or None,
+        )
+        for (image, label, values), split, group in zip(complete, splits, groups, strict=True)
     ]
-    _check(items)
+    problems += find_defects(items)
+    if problems:
+        more = f"; and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
+        raise InputError(f"The annotated pictures cannot be used: {'; '.join(problems[:_NAMED])}{more}.")
     return items
 
 
+def open_image(item: Item) -> ImageSource:
+    """The picture of `item`."""
+    return open_source(item.image, axes=item.axes, dataset=item.image_dataset)
+
+
+def open_labels(item: Item) -> ImageSource:
+    """The label image of `item`."""
+    axes = item.axes.upper().replace("C", "") if item.axes else None
+    return open_source(item.label, axes=axes, dataset=item.label_dataset)
+
+
 def read_annotated(item: Item) -> Picture:
-    """Read image and labels. Raises InputError when their shapes differ."""
-    with open_source(item.image) as source:
+    """Read image and labels. Raises InputError when they do not fit each other."""
+    with open_image(item) as source, open_labels(item) as label_source:
+        problem = _misfit(item, source, label_source)
+        if problem:
+            raise InputError(f"{problem}.")
         image = source.read(Region.whole(source.shape))
         image = image if "C" in source.axes else image[None]
-    with open_source(item.label) as source:
-        labels = source.read(Region.whole(source.shape))
-    if image.shape[1:] != labels.shape:
-        raise InputError(
-            f"{item.label}: the labels are {labels.shape}, the picture {item.image.name} is {image.shape[1:]}; "
-            "they must cover the same voxels."
-        )
-    if labels.dtype.kind not in "ui":
-        raise InputError(f"{item.label}: labels of type {labels.dtype}; expected whole numbers, one a cell.")
+        labels = label_source.read(Region.whole(label_source.shape))
     return Picture(item, np.ascontiguousarray(image), labels)
 
 
-def _rows_of_folder(folder: Path) -> list[dict[str, str]]:
-    images, labels = ({p.stem: p for p in sorted((folder / sub).glob("*.*"))} for sub in ("images", "labels"))
+def find_defects(items: Sequence[Item]) -> list[str]:
+    """What would spoil a training with `items`, one sentence each, from the headers of the files.
+
+    Files that are missing or damaged, labels of another size or type than the picture's, a split without pictures, a
+    group or a picture (also a copy under another name) in two splits. About 2 ms a picture; whole files are read only
+    to compare two of equal size and equal beginning.
+    """
+    missing = [p for i in items for p in (i.image, i.label) if not p.exists()]
+    problems = [f"{p} does not exist" for p in missing]
+    for item in items:
+        if item.image.exists() and item.label.exists():
+            problems += _header_defects(item)
+    splits_of = defaultdict(set)
+    for item in items:
+        splits_of[item.group].add(item.split)
+    problems += [f"the group {g} is in both {' and '.join(sorted(s))}" for g, s in splits_of.items() if len(s) > 1]
+    used = {item.split for item in items}
+    problems += [f"no picture has the split {split}" for split in ("train", "val") if split not in used]
+    problems += [
+        f"{same[0].image.name} ({same[0].split}) and {same[1].image.name} ({same[1].split}) are the same picture"
+        for same in _same_in_two_splits([item for item in items if item.image.is_file()])
+    ]
+    return problems
+
+
+def draw_split(
+    groups: Sequence[str], shares: Mapping[str, float], seed: int, classes: Sequence[str] | None = None
+) -> list[str]:
+    """The split of every item, drawn by `seed` so that a group is never in two.
+
+    Args:
+        groups: one name an item; items of one group stay together
+        shares: part of the items that each split should get, by its name; they sum to 1
+        seed: another seed, another split
+        classes: one name an item; each class is then shared out alike, as far as the groups allow
+
+    Large groups are given out first, each to the split that lacks most; every split gets one group at least. Raises
+    InputError when there are fewer groups than splits. O(groups x splits x classes).
+    """
+    kinds = classes if classes is not None else [""] * len(groups)
+    contents: dict[str, Counter[str]] = {name: Counter() for name in sorted(set(groups))}
+    for group, kind in zip(groups, kinds, strict=True):
+        contents[group][kind] += 1
+    if len(contents) < len(shares):
+        raise InputError(
+            f"Found {len(contents)} group{'s' * (len(contents) != 1)} of pictures; at least {len(shares)} are needed "
+            f"for the splits {', '.join(shares)}."
+        )
+    names = [list(contents)[i] for i in np.random.default_rng(seed).permutation(len(contents))]
+    names.sort(key=lambda name: -contents[name].total())
+    total = Counter(kinds)
+    lacks = {split: {kind: share * n for kind, n in total.items()} for split, share in shares.items()}
+    chosen: dict[str, str] = {}
+    for name in names:
+        need = {s: sum(lack[k] * n / total[k] for k, n in contents[name].items()) for s, lack in lacks.items()}
+        chosen[name] = max(need, key=lambda split: need[split])
+        for kind, n in contents[name].items():
+            lacks[chosen[name]][kind] -= n
+    _fill_empty(chosen, list(shares), names)
+    return [chosen[group] for group in groups]
+
+
+def _fill_empty(chosen: dict[str, str], splits: Sequence[str], names: Sequence[str]) -> None:
+    """Give each empty split the smallest group of a split that has several."""
+    for split in splits:
+        if split not in chosen.values():
+            counts = Counter(chosen.values())
+            spare = next(name for name in reversed(names) if counts[chosen[name]] > 1)
+            chosen[spare] = split
+
+
+def _pairs_of_folder(folder: Path) -> list[ListedPair]:
+    images, labels = ({p.stem: p for p in sorted((folder / sub).glob("[!.]*.*"))} for sub in ("images", "labels"))
     missing = sorted(set(images) - set(labels))
     if not images or missing:
         found = f"no label picture for {', '.join(missing[:5])}" if missing else "no pictures in images/"
         raise InputError(f"{folder}: {found}; expected images/NAME.* and labels/NAME.* in pairs.")
-    return [{"image": f"images/{images[s].name}", "label": f"labels/{labels[s].name}"} for s in images]
+    return [ListedPair(Reference(images[s]), Reference(labels[s]), {}) for s in images]
 
 
-def _draw(groups: Sequence[str], share: float, seed: int) -> list[str]:
-    """Seeded split by group; at least one group on each side."""
-    names = sorted(set(groups))
-    if len(names) < 2:
-        raise InputError(f"Found {len(names)} group of pictures; at least two are needed, to train and to validate.")
-    order = np.random.default_rng(seed).permutation(len(names))
-    count = min(max(1, round(share * len(names))), len(names) - 1)
-    held = {names[i] for i in order[:count]}
-    return ["val" if g in held else "train" for g in groups]
+def _incomplete(number: int, pair: ListedPair) -> str:
+    return f"{pair.image.path.name} has no label image" if pair.image else f"row {number} names no picture"
 
 
-def _check(items: Sequence[Item]) -> None:
-    problems = [f"{p} does not exist" for i in items for p in (i.image, i.label) if not p.is_file()]
-    by_split = {s: {i.group for i in items if i.split == s} for s in ("train", "val")}
-    problems += [f"the group {g} is in both train and val" for g in sorted(by_split["train"] & by_split["val"])]
-    problems += [f"no picture has the split {s}" for s, groups in by_split.items() if not groups]
-    if problems:
-        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise InputError(f"The annotated pictures cannot be used: {'; '.join(problems[:5])}{more}.")
+def _header_defects(item: Item) -> list[str]:
+    try:
+        with open_image(item) as image, open_labels(item) as labels:
+            problem = _misfit(item, image, labels)
+    except CellengineError as error:
+        return [str(error).rstrip(".")]
+    return [problem] if problem else []
+
+
+def _misfit(item: Item, image: ImageSource, labels: ImageSource) -> str | None:
+    """What is wrong with labels for an image, as far as shapes and types tell."""
+    shape = tuple(n for n, axis in zip(image.shape, image.axes, strict=True) if axis != "C")
+    if labels.shape != shape:
+        return (
+            f"{item.label}: the labels are {labels.shape}, the picture {item.image.name} is {shape}; "
+            "they must cover the same voxels"
+        )
+    if labels.dtype.kind not in "ui":
+        return f"{item.label}: labels of type {labels.dtype}; expected whole numbers, one a cell"
+    return None
+
+
+def _same_in_two_splits(items: Sequence[Item]) -> Iterator[tuple[Item, Item]]:
+    """Pictures with the same bytes in different splits: of each such set the first two that differ in split."""
+    alike = [list(items)]
+    for key in (_size, _beginning, _digest):
+        alike = [same for old in alike if len({i.split for i in old}) > 1 for same in _grouped(old, key)]
+    for same in alike:
+        other = next((item for item in same if item.split != same[0].split), None)
+        if other:
+            yield same[0], other
+
+
+def _grouped(items: Iterable[Item], key: Callable[[Item], Hashable]) -> list[list[Item]]:
+    groups: dict[Hashable, list[Item]] = defaultdict(list)
+    for item in items:
+        groups[key(item)].append(item)
+    return list(groups.values())
+
+
+def _size(item: Item) -> Hashable:
+    """Size of the file; images of one file are told apart by their names."""
+    return item.image.stat().st_size, item.image_dataset
+
+
+def _beginning(item: Item) -> Hashable:
+    with item.image.open("rb") as file:
+        return file.read(_FIRST_BYTES)
+
+
+def _digest(item: Item) -> Hashable:
+    with item.image.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()

@@ -8,9 +8,10 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
-from cellengine.cli.evaluation.pairing import bare_name, first_column, match_names, read_rows
+from cellengine.cli.evaluation.pairing import bare_name, match_names
 from cellengine.cli.evaluation.report import FileScores, Report, Summary
 from cellengine.errors import InputError, UsageError
+from cellengine.io.lists import first_column, read_rows
 from cellengine.metrics import ClassScores, evaluate_classes
 
 ITEM_COLUMNS = ("file", "image", "id")

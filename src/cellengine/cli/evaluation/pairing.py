@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 
 from cellengine.errors import InputError, UsageError
+from cellengine.io.lists import read_pairs, some
 
 LABEL_SUFFIXES = (".tif", ".tiff", ".png", ".bmp", ".zarr", ".h5", ".hdf5")
 """what a folder is searched for; a Zarr is a folder but counts as one file"""
 
 INNER_SUFFIXES = (".labels", ".ome")
 """dropped from a name together with the suffix after them: `cell.labels.ome.zarr` is about `cell`"""
-
-TRUTH_COLUMNS = ("label", "mask")
-IMAGE_COLUMNS = ("image", "file")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +113,7 @@ def _match_name(names: Sequence[str], offered: Sequence[str], by_last: Mapping[s
         fitting = equal or same_end
         if len(fitting) > 1:
             raise InputError(
-                f"{name}: {len(fitting)} files fit ({_some([offered[i] for i in fitting])}); expected one. "
+                f"{name}: {len(fitting)} files fit ({some([offered[i] for i in fitting])}); expected one. "
                 "Point to a folder in which each picture has one file."
             )
         if fitting:
@@ -147,64 +144,32 @@ def short_names(truths: Sequence[Truth]) -> list[str]:
 
 def read_list(path: Path, where: Mapping[str, str], by: str | None) -> list[Truth]:
     """The truths that a CSV list names; arguments and errors as `pair_files`."""
-    rows = read_rows(path, where, by)
-    label_column = first_column(path, rows[0], TRUTH_COLUMNS, "the true label images")
-    image_column = next((column for column in IMAGE_COLUMNS if column in rows[0]), None)
+    pairs = read_pairs(path, where, by)
     truths = []
-    for row in rows:
-        label, dataset = _split_dataset(row[label_column])
-        image = _split_dataset(row[image_column])[0] if image_column else None
+    for number, pair in enumerate(pairs, 1):
+        if pair.label is None:
+            raise InputError(
+                f"{path}: picture {number} of {len(pairs)} names no label image; expected one in each row."
+            )
+        files = [one.path for one in (pair.image, pair.label) if one]
         truths.append(
             Truth(
-                path=path.parent / label,
-                dataset=dataset,
-                names=_possible_names([image, label] if image else [label]),
-                image=path.parent / image if image else None,
-                group=row[by] if by else "",
+                path=pair.label.path,
+                dataset=pair.label.dataset,
+                names=_possible_names(_as_listed(file, path.parent) for file in files),
+                image=pair.image.path if pair.image else None,
+                group=pair.values[by] if by else "",
             )
         )
     missing = [one.path for one in truths if not one.path.exists()]
     if missing:
-        raise InputError(f"{path}: {len(missing)} of {len(truths)} listed files do not exist ({_some(missing)}).")
+        raise InputError(f"{path}: {len(missing)} of {len(truths)} listed files do not exist ({some(missing)}).")
     return truths
 
 
-def _split_dataset(entry: str) -> tuple[PurePath, str | None]:
-    """`volume.h5:/label` names the image `label` in the file `volume.h5`."""
-    file, _, dataset = entry.partition(":/")
-    return PurePath(file), dataset or None
-
-
-def read_rows(path: Path, where: Mapping[str, str], by: str | None = None) -> list[dict[str, str]]:
-    """The rows of a CSV list that `where` keeps, at least one. Raises InputError and UsageError."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restval="", restkey=None)
-            rows = [{name: value for name, value in row.items() if name is not None} for row in reader]
-            columns = list(reader.fieldnames or ())
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read as a CSV list ({error}).") from error
-    for column in (*where, *([by] if by else [])):
-        if column not in columns:
-            raise UsageError(f"{path} has no column {column}; its columns are {', '.join(columns)}.")
-    if not rows:
-        raise InputError(f"{path}: the list has no rows.")
-    kept = [row for row in rows if all(row[column] == value for column, value in where.items())]
-    if not kept:
-        wanted = ", ".join(f"{column}={value}" for column, value in where.items())
-        known = "; ".join(f"{column}: {_some(sorted({row[column] for row in rows}))}" for column in where)
-        raise UsageError(f"No row of {path} has {wanted}; found {known}.")
-    return kept
-
-
-def first_column(path: Path, row: Mapping[str, str], candidates: Sequence[str], what: str) -> str:
-    """The first of `candidates` that the list has. Raises InputError."""
-    for column in candidates:
-        if column in row:
-            return column
-    raise InputError(
-        f"{path}: no column names {what}; expected {' or '.join(candidates)}, found {', '.join(row) or 'none'}."
-    )
+def _as_listed(file: Path, folder: Path) -> Path:
+    """The path as the list in `folder` gives it: relative, or absolute where that is so."""
+    return file.relative_to(folder) if file.is_relative_to(folder) else file
 
 
 def _plain_truths(truth: Path, where: Mapping[str, str], by: str | None) -> list[Truth]:
@@ -266,11 +231,6 @@ def _pictures(images: Path | None, truths: Sequence[Truth]) -> list[Path | None]
 def _refuse_missing(missing: Sequence[Path], total: int, predicted: Path) -> None:
     if missing:
         raise InputError(
-            f"{len(missing)} of {total} annotated pictures have no prediction in {predicted} ({_some(missing)}). "
+            f"{len(missing)} of {total} annotated pictures have no prediction in {predicted} ({some(missing)}). "
             "Predict them too, or choose the ones to evaluate with a CSV list and --where."
         )
-
-
-def _some(things: Sequence[object], most: int = 3) -> str:
-    names = [thing.name if isinstance(thing, PurePath) else str(thing) for thing in things[:most]]
-    return ", ".join(names) + (f" and {len(things) - most} more" if len(things) > most else "")
