@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch.utils.data import Dataset
 
 from cellengine.engine.scale import measure_scale
@@ -18,6 +17,7 @@ from cellengine.ops.normalize import normalize_into
 from cellengine.spec import Normalize
 from cellengine.train.augment import augment, build_augmentation, margin_px
 from cellengine.train.config import TrainConfig
+from cellengine.train.recipe import Batch
 from cellengine.train.targets import Targets, make_targets
 
 Array = np.ndarray[Any, Any]
@@ -47,7 +47,7 @@ def fit_channels(picture: Picture, channels: int) -> Picture:
     return picture
 
 
-class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+class Samples(Dataset[Batch]):
     """Random, augmented crops. Sample `i` of epoch `e` is item `e * samples_per_epoch + i`, whoever asks for it."""
 
     def __init__(self, pictures: Sequence[Picture], config: TrainConfig) -> None:
@@ -67,7 +67,7 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     def __len__(self) -> int:
         return self.config.epochs * self.config.data.samples_per_epoch
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def __getitem__(self, index: int) -> Batch:
         """Image (C, *crop) and targets (3, *crop): foreground, distance, weight; all float32."""
         random = np.random.default_rng((self.config.seed, index))
         chosen = min(int(np.searchsorted(self.cumulative, random.random(), side="right")), len(self.pictures) - 1)

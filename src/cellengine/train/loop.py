@@ -22,11 +22,8 @@ from cellengine.models.checkpoint import load_checkpoint, save_checkpoint
 from cellengine.records import to_plain
 from cellengine.spec import ModelSpec
 from cellengine.train.config import OptimizerConfig, TrainConfig
-from cellengine.train.data import Samples, read_pictures
-from cellengine.train.describe import describe_model
-from cellengine.train.losses import total_loss
+from cellengine.train.recipes import RECIPES, Batch, Recipe, Validation
 from cellengine.train.report import Report, history_from_json
-from cellengine.train.validate import Validation, validate
 
 Echo = Callable[[str], None]
 
@@ -56,23 +53,21 @@ def train(config: TrainConfig, folder: Path, *, resume: bool, init: Path | None,
     preview_*.png and TensorBoard's files. With `resume` a run goes on from last.pt and, on a CPU, ends with the same
     bits as one that was never stopped. `init` starts from the weights of another checkpoint of the same network.
     """
-    pictures = read_pictures(config)
-    spec = describe_model(config, [p.labels for p in pictures["train"]])
-    echo(f"{len(pictures['train'])} pictures to train on, {len(pictures['val'])} to validate on")
+    recipe = RECIPES[config.task](config)
+    echo(recipe.summary())
     torch.manual_seed(config.seed)
     state = _new_state(config, init)
     history = _resume(state, config, folder) if resume else _start(folder)
-    samples = Samples(pictures["train"], config)
     report = Report(folder, history)
     try:
         while state.epoch < config.epochs and not _should_stop(state, config):
-            row = _train_epoch(state, samples, config, echo)
+            row = _train_epoch(state, recipe, config)
             if state.epoch % config.validate_every == 0 or state.epoch == config.epochs:
-                result = validate(state.average, spec, pictures["val"], config)
+                result = recipe.validate(state.average)
                 row |= {f"val_{k}": v for k, v in result.scores.items()}
-                _judge(state, result, spec, config, folder)
+                _judge(state, result, recipe.spec, config, folder)
                 if state.epoch % config.preview_every == 0 or state.epoch == config.epochs:
-                    report.preview(state.epoch, result.panels)
+                    report.preview(state.epoch, result.draw())
             report.add(row)
             echo(_line(row, config))
             save_checkpoint(folder / "last.pt", _to_checkpoint(state, config, report.history))
@@ -81,11 +76,11 @@ def train(config: TrainConfig, folder: Path, *, resume: bool, init: Path | None,
     return folder / "best.pt"
 
 
-def _train_epoch(state: State, samples: Samples, config: TrainConfig, echo: Echo) -> dict[str, float]:
+def _train_epoch(state: State, recipe: Recipe, config: TrainConfig) -> dict[str, float]:
     count, begun = config.data.samples_per_epoch, time.perf_counter()
     first = state.epoch * count
     loader = DataLoader(
-        samples,
+        recipe.samples,
         config.batch,
         sampler=range(first, first + count),
         num_workers=config.data.workers,
@@ -94,8 +89,8 @@ def _train_epoch(state: State, samples: Samples, config: TrainConfig, echo: Echo
     )
     sums: dict[str, float] = defaultdict(float)
     state.model.train()
-    for image, targets in loader:
-        for name, value in _train_step(state, image, targets, config).items():
+    for batch in loader:
+        for name, value in _train_step(state, recipe, tuple(batch), config).items():
             sums[f"loss_{name}"] += value
     state.epoch += 1
     seconds = time.perf_counter() - begun
@@ -104,16 +99,16 @@ def _train_epoch(state: State, samples: Samples, config: TrainConfig, echo: Echo
     return {"epoch": state.epoch, **means, "rate": _rate(state, config), "seconds": seconds}
 
 
-def _train_step(state: State, image: torch.Tensor, targets: torch.Tensor, config: TrainConfig) -> dict[str, float]:
+def _train_step(state: State, recipe: Recipe, batch: Batch, config: TrainConfig) -> dict[str, float]:
     rate = _rate(state, config)
     for group in state.optimizer.param_groups:
         group["lr"] = rate
-    if image.ndim == 4:
-        image = image.contiguous(memory_format=torch.channels_last)
+    if batch[0].ndim == 4:
+        batch = (batch[0].contiguous(memory_format=torch.channels_last), *batch[1:])
+    torch.manual_seed(config.seed * 1_000_003 + state.step)  # what is random in a step follows from its number
     with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16"):
-        logits = state.model.logits(image)  # type: ignore[operator]
-    terms = total_loss(logits, targets, config.loss)
-    total = terms["total"]
+        terms = recipe.losses(state.model, batch)
+    total = torch.stack(list(terms.values())).sum()
     if not torch.isfinite(total):
         raise InputError(
             f"The loss is {total.item()} at step {state.step} (epoch {state.epoch + 1}): "
@@ -126,7 +121,7 @@ def _train_step(state: State, image: torch.Tensor, targets: torch.Tensor, config
     state.optimizer.step()
     state.step += 1
     _update_average(state, config.optimizer.ema_decay)
-    return {name: float(value.detach()) for name, value in terms.items()}
+    return {name: float(value.detach()) for name, value in {**terms, "total": total}.items()}
 
 
 def _rate(state: State, config: TrainConfig) -> float:

@@ -46,13 +46,12 @@ def bce_dice(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -
 LOSSES: dict[str, Loss] = {"bce": bce, "dice": dice, "bce+dice": bce_dice, "smooth_l1": smooth_l1, "mse": mse}
 
 
-def total_loss(
+def head_losses(
     logits: Mapping[str, torch.Tensor], targets: torch.Tensor, config: LossConfig
 ) -> dict[str, torch.Tensor]:
-    """Every term and their sum under `total`. `targets` is (N, 3, *spatial): foreground, distance, weight."""
+    """One term a head. `targets` is (N, 3, *spatial): foreground, distance, weight."""
     foreground, distance, weight = (targets[:, i : i + 1] for i in range(3))
-    terms = {
+    return {
         "foreground": LOSSES[config.foreground](logits["foreground"].float(), foreground, weight),
         "distance": config.distance_weight * LOSSES[config.distance](logits["distance"].float(), distance, weight),
     }
-    return {**terms, "total": torch.stack(list(terms.values())).sum()}

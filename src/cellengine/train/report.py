@@ -6,7 +6,7 @@ import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib
 
@@ -18,7 +18,12 @@ from skimage.segmentation import find_boundaries
 from torch.utils.tensorboard import SummaryWriter
 
 Array = np.ndarray[Any, Any]
+T = TypeVar("T")
+U = TypeVar("U")
 Row = dict[str, float]
+
+PANELS = 4
+"""pictures in a preview"""
 
 
 class Report:
@@ -41,9 +46,9 @@ class Report:
         figure = draw_curves(self.history)
         _save(figure, self.folder / "curves.png")
 
-    def preview(self, epoch: int, panels: Sequence[tuple[str, Array, Array, Array]]) -> None:
-        """`preview_<epoch>.png`: a row a picture of (name, image (C, Y, X) raw, true labels, predicted labels)."""
-        _save(draw_preview(panels), self.folder / f"preview_{epoch:04d}.png")
+    def preview(self, epoch: int, figure: Any) -> None:
+        """Save a matplotlib figure as `preview_<epoch>.png` and close it."""
+        _save(figure, self.folder / f"preview_{epoch:04d}.png")
 
     def close(self) -> None:
         """Finish TensorBoard's file."""
@@ -81,8 +86,17 @@ def draw_curves(history: Sequence[Mapping[str, float]]) -> Any:
     return figure
 
 
-def draw_preview(panels: Sequence[tuple[str, Array, Array, Array]]) -> Any:
-    """A matplotlib figure: image, truth (green outlines) and prediction (red outlines), a row a picture."""
+def few(truth: Sequence[T], found: Sequence[U], count: int = PANELS) -> list[tuple[T, U]]:
+    """A few pairs, evenly spread: the same ones at every validation."""
+    step = max(1, len(truth) // count)
+    return list(zip(truth, found, strict=True))[::step][:count]
+
+
+def draw_labels(panels: Sequence[tuple[str, Array, Array, Array]]) -> Any:
+    """A matplotlib figure, a row a picture: image, truth (green outlines) and prediction (red outlines).
+
+    A panel is a name, the raw image (C, Y, X), true labels and predicted labels (Y, X).
+    """
     figure, axes = plt.subplots(len(panels), 3, figsize=(9, 3 * len(panels)), squeeze=False, layout="constrained")
     for row, (name, image, truth, predicted) in zip(axes, panels, strict=True):
         base = _to_rgb(image)
