@@ -52,11 +52,71 @@ class Region:
             tuple(b + m for b, m in zip(self.stop, margin, strict=True)),
         )
 
+    def pieces(self, voxels: int) -> list[Region]:
+        """This region cut into boxes of at most `voxels` voxels (at least one), in raster order of the cuts.
+
+        The longest side is halved first. A region without voxels has no pieces.
+        """
+        if self.size == 0:
+            return []
+        if self.size <= max(1, voxels):
+            return [self]
+        axis = max(range(len(self.start)), key=lambda i: self.shape[i])
+        middle = (self.start[axis] + self.stop[axis]) // 2
+        low = Region(self.start, tuple(middle if i == axis else n for i, n in enumerate(self.stop)))
+        high = Region(tuple(middle if i == axis else n for i, n in enumerate(self.start)), self.stop)
+        return low.pieces(voxels) + high.pieces(voxels)
+
     def contains(self, other: Region) -> bool:
         """Whether `other` lies inside this region."""
         return all(a <= b for a, b in zip(self.start, other.start, strict=True)) and all(
             a >= b for a, b in zip(self.stop, other.stop, strict=True)
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """An image cut into cells of one size, less at the end. Cells are numbered from 0 in raster order."""
+
+    shape: tuple[int, ...]
+    """of the image"""
+    step: tuple[int, ...]
+    """of a cell, at least 1 along every axis"""
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Cells along each axis."""
+        return tuple(-(-n // s) for n, s in zip(self.shape, self.step, strict=True))
+
+    def __len__(self) -> int:
+        return prod(self.counts)
+
+    def number(self, at: tuple[int, ...]) -> int:
+        """The number of the cell at a position in the grid."""
+        number = 0
+        for i, count in zip(at, self.counts, strict=True):
+            number = number * count + i
+        return number
+
+    def at(self, number: int) -> tuple[int, ...]:
+        """The position in the grid of a cell: the inverse of `number`."""
+        position = []
+        for count in reversed(self.counts):
+            number, i = divmod(number, count)
+            position.append(i)
+        return tuple(reversed(position))
+
+    def cell(self, number: int) -> Region:
+        """The part of the image in a cell."""
+        start = tuple(i * s for i, s in zip(self.at(number), self.step, strict=True))
+        return Region(start, tuple(min(a + s, n) for a, s, n in zip(start, self.step, self.shape, strict=True)))
+
+    def meeting(self, region: Region) -> Iterator[int]:
+        """The cells that share voxels with `region`, in raster order."""
+        inside = region.intersect(Region.whole(self.shape))
+        if inside.size:
+            ends = zip(inside.start, inside.stop, self.step, strict=True)
+            yield from map(self.number, product(*(range(a // s, -(-b // s)) for a, b, s in ends)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from cellengine.engine.backends.hardware import memory_limit
 from cellengine.engine.options import InferOptions
 from cellengine.engine.session import Session
 from cellengine.errors import UsageError
-from cellengine.geometry import Tile, plan_tiles, round_up
+from cellengine.geometry import Cells, Region, Tile, plan_tiles, round_up
 from cellengine.spec import ModelSpec
 
 SHARE_OF_MEMORY = 0.8
@@ -33,10 +33,20 @@ class Plan:
         return list(plan_tiles(self.shape, self.tile, self.halo, self.divisor))
 
     @property
+    def grid(self) -> Cells:
+        """The cores of the tiles; a cell has the number of its tile."""
+        return Cells(self.shape, tuple(t - 2 * h for t, h in zip(self.tile, self.halo, strict=True)))
+
+    def tile_at(self, number: int) -> Tile:
+        """The tile that is `tiles[number]`."""
+        core = self.grid.cell(number)
+        start = tuple(a - h for a, h in zip(core.start, self.halo, strict=True))
+        return Tile(Region(start, tuple(a + t for a, t in zip(start, self.tile, strict=True))), core)
+
+    @property
     def tiled_voxels(self) -> int:
         """Voxels that the network computes, halos included."""
-        step = (t - 2 * h for t, h in zip(self.tile, self.halo, strict=True))
-        return prod(ceil(n / s) for n, s in zip(self.shape, step, strict=True)) * prod(self.tile)
+        return len(self.grid) * prod(self.tile)
 
 
 ACTIVATIONS = {("openvino", "bf16"): 0.3, ("openvino", "fp32"): 0.5, ("openvino", "int8"): 0.3}

@@ -108,6 +108,30 @@ class ObjectStatistics:
             self._widen(int(into.max()) + 1)
             self._scatter(other._counts[seen], other._sums[seen], into)
 
+    @property
+    def arrays(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """All that was counted, to be kept elsewhere: what `restored` takes."""
+        return self._counts, self._sums
+
+    @classmethod
+    def restored(cls, shape: Sequence[int], counts: NDArray[np.int64], sums: NDArray[np.float64]) -> ObjectStatistics:
+        """Statistics of an image of `shape` from their `arrays`."""
+        found = cls(shape, sums.shape[1] // 4)
+        found._counts, found._sums = counts, sums
+        return found
+
+    def pop(self, labels: int) -> ObjectTable:
+        """The table of the labels 1 ... `labels`, which are forgotten; `labels` + 1 is called 1 from now on.
+
+        So an image of any size is measured in the memory of what is not finished yet.
+        """
+        self._widen(labels + 1)
+        ready = ObjectStatistics.restored(self.shape, self._counts[: labels + 1], self._sums[: labels + 1])
+        nothing = _empty(1, self.channels)
+        self._counts = np.concatenate([nothing[0], self._counts[labels + 1 :]])
+        self._sums = np.concatenate([nothing[1], self._sums[labels + 1 :]])
+        return ready.finish()
+
     def finish(self) -> ObjectTable:
         """The table of every label seen, in order."""
         seen = np.flatnonzero(self._counts[:, _AREA] > 0)
