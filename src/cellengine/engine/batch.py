@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -38,7 +39,7 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
+class Job:
     """One input: what it is called in the records, what it was when the run began, and where its outputs go."""
 
     name: str
@@ -103,18 +104,18 @@ def infer_files(
     return Summary(journal.finished, failures, described)
 
 
-def _jobs(found: Sequence[InputFile]) -> list[_Job]:
+def _jobs(found: Sequence[InputFile]) -> list[Job]:
     """The inputs with names that differ: those of one name from different folders are called by what differs."""
     stems = output_stems(found)
     shared = Counter(item.relative for item in found)
     names = [s if shared[item.relative] > 1 else item.relative for item, s in zip(found, stems, strict=True)]
     return [
-        _Job(name.as_posix(), item.path, fingerprint(item.path), stem)
+        Job(name.as_posix(), item.path, fingerprint(item.path), stem)
         for name, item, stem in zip(names, found, stems, strict=True)
     ]
 
 
-def _check_unchanged(jobs: Sequence[_Job], journal: Journal) -> None:
+def _check_unchanged(jobs: Sequence[Job], journal: Journal) -> None:
     """Refuse to go on when an input that is finished has changed since; one that failed may have been mended."""
     for job in jobs:
         if job.name in journal.finished and journal.finished[job.name].get("input") != job.fingerprint:
@@ -125,7 +126,7 @@ def _check_unchanged(jobs: Sequence[_Job], journal: Journal) -> None:
 
 
 def _run_all(
-    jobs: Sequence[_Job], session: Session, options: InferOptions, journal: Journal, stop: Stop, progress: Progress
+    jobs: Sequence[Job], session: Session, options: InferOptions, journal: Journal, stop: Stop, progress: Progress
 ) -> list[Plain]:
     failures: list[Plain] = []
     for number, job in enumerate(jobs, 1):
@@ -133,7 +134,7 @@ def _run_all(
             continue
         stop.check()
         try:
-            record = _run_one(job, journal.folder, session, options, stop, _numbered(progress, number, len(jobs)))
+            record = label_file(job, journal.folder, session, options, stop, _numbered(progress, number, len(jobs)))
         except (InputError, UsageError) as error:
             if len(jobs) == 1 or options.on_error == "stop":
                 raise
@@ -148,7 +149,13 @@ def _numbered(progress: Progress, number: int, count: int) -> Progress:
     return replace(progress, begin=lambda name, tiles: progress.begin(f"file {number}/{count} {name}", tiles))
 
 
-def _run_one(job: _Job, output: Path, session: Session, options: InferOptions, stop: Stop, progress: Progress) -> Plain:
+def label_file(
+    job: Job, output: Path, session: Session, options: InferOptions, stop: Stop, progress: Progress
+) -> Plain:
+    """Label one input into `output`, its files whole under their names when this returns; the record of what was done.
+
+    Raises InputError for a picture that cannot be used, ResourceError for a full disk, Interrupted when `stop` says so.
+    """
     cache = min(DEFAULT_CACHE_BYTES, ram_limit(options) // 16)
     with open_source(job.path, axes=options.axes, dataset=options.dataset, cache_bytes=cache) as source:
         warnings = _missing(source.name, source.missing_chunks(), options)
@@ -164,7 +171,13 @@ def _run_one(job: _Job, output: Path, session: Session, options: InferOptions, s
         if unfit := run["not_finite"]:
             warnings.append(f"{source.name}: {unfit} values that are NaN or infinite were taken as 0")
     outputs = [job.stem.with_name(name).as_posix() for name in written]
-    return {**run, "input": job.fingerprint, "outputs": outputs, "warnings": warnings}
+    return {
+        **run,
+        "source": os.fspath(job.path.absolute()),
+        "input": job.fingerprint,
+        "outputs": outputs,
+        "warnings": warnings,
+    }
 
 
 def _missing(name: str, count: int, options: InferOptions) -> list[str]:
@@ -177,7 +190,7 @@ def _missing(name: str, count: int, options: InferOptions) -> list[str]:
     return [message]
 
 
-def _identity(jobs: Sequence[_Job], file: ModelFile, options: InferOptions, device: Device) -> Plain:
+def _identity(jobs: Sequence[Job], file: ModelFile, options: InferOptions, device: Device) -> Plain:
     return {
         "inputs": [job.name for job in jobs],
         "model": file.sha256,

@@ -45,11 +45,13 @@ def write_outputs(stem: Path, source: ImageSource, result: Result, options: Infe
 
 def fingerprint(path: Path) -> dict[str, object]:
     """What tells one input from another without reading it whole: total size and the time of the last change."""
+    total = newest = 0
     try:
-        if path.is_file():
-            found = [path.stat()]
-        else:
-            found = [os.stat(os.path.join(root, name)) for root, _, names in os.walk(path) for name in names]  # noqa: PTH116, PTH118
+        for file in (
+            [path] if path.is_file() else (Path(root, name) for root, _, names in os.walk(path) for name in names)
+        ):
+            found = file.stat()
+            total, newest = total + found.st_size, max(newest, found.st_mtime_ns)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from error
-    return {"bytes": sum(s.st_size for s in found), "changed_ns": max((s.st_mtime_ns for s in found), default=0)}
+    return {"bytes": total, "changed_ns": newest}
