@@ -53,13 +53,20 @@ class Picture:
 
 
 def list_annotated(
-    path: Path, *, kind_column: str | None = None, validation_share: float = 0.15, seed: int = 1
+    path: Path,
+    *,
+    kind_column: str | None = None,
+    validation_share: float = 0.15,
+    seed: int = 1,
+    where: Mapping[str, str] | None = None,
+    axes: str | None = None,
 ) -> list[Item]:
     """Every annotated picture with its split.
 
     `path` is a CSV with the columns image and label (or mask; paths relative to it) and optionally split, group, axes
     and others; or a folder with the subfolders images and labels, matched by stem. Without a column split,
-    `validation_share` of the pictures is drawn for validation by `seed`, whole groups at a time.
+    `validation_share` of the pictures is drawn for validation by `seed`, whole groups at a time. `where` keeps rows,
+    value by column; `axes` are those of pictures of which neither file nor list says any.
 
     Raises UsageError when `path` or the column does not exist, InputError for whatever would spoil a training: see
     `find_defects`. All of it is found before the first picture is decoded; the error counts it and names the first.
@@ -67,7 +74,7 @@ def list_annotated(
     if path.is_dir():
         pairs = _pairs_of_folder(path)
     elif path.is_file():
-        pairs = read_pairs(path)
+        pairs = read_pairs(path, where)
     else:
         raise UsageError(f"{path} does not exist; expected a CSV, or a folder with images/ and labels/.")
     columns = pairs[0].values
@@ -89,7 +96,7 @@ def list_annotated(
             kind=values[kind_column] if kind_column else "",
             image_dataset=image.dataset,
             label_dataset=label.dataset,
-            axes=values.get("axes") or None,
+            axes=values.get("axes") or axes or None,
         )
         for (image, label, values), split, group in zip(complete, splits, groups, strict=True)
     ]
