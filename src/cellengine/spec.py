@@ -72,6 +72,8 @@ class BoundaryWatershed:
     min_size_px: int = 50
     merge_below: float | None = None
     """merge neighbouring regions whose shared face has a mean boundary below this"""
+    foreground: float = 0.5
+    """where the network has an output `foreground`, only voxels above this are labelled"""
     connectivity: int = 1
 
 
@@ -130,6 +132,9 @@ class Parity:
     mean_ap_change: float | None = None
     """mean AP on annotated pictures minus that of fp32 PyTorch"""
     dice: float | None = None
+    emulated: bool = False
+    """the graph was checked where the arithmetic is done in fp32: a device that does it natively must pass the golden
+    test (`cellengine doctor`) before it is used"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +147,7 @@ class ModelSpec:
     """spatial axes of the network: "YX" or "ZYX" """
     channels: tuple[str, ...]
     tile: tuple[int, ...]
-    """tile shape to start from, in px per axis; a multiple of `divisor`"""
+    """tile shape to start from, in px per axis; a multiple of `divisor`. Of a classifier the shape of its crops"""
     divisor: tuple[int, ...]
     """input sides must be multiples of this: product of the poolings per axis"""
     receptive_field: tuple[int, ...]
@@ -155,12 +160,17 @@ class ModelSpec:
     spec_version: int = SPEC_VERSION
     classes: tuple[str, ...] = ()
     voxel_size_um: tuple[float, ...] | None = None
-    """voxel size of the training pictures per axis; None when the model takes pixels as they come"""
+    """voxel size of the training pictures per axis; pictures of another one are resampled to it. None when the model
+    takes pixels as they come"""
+    reduce: tuple[float, ...] | None = None
+    """for models trained on pictures of unknown voxel size made smaller: every axis is, by such a factor"""
     object_size_px: float = 64.0
     """diameter that hardly any object exceeds (99.9 % of the training objects are below)"""
     activation_bytes: float = 1000.0
     """memory that the network holds per voxel of a tile while it computes in fp32, for the memory plan"""
     parity: tuple[Parity, ...] = ()
+    float_layers: tuple[str, ...] = ()
+    """of an fp16 or int8 file: the layers that compute in fp32 all the same"""
     metrics: dict[str, float] = field(default_factory=dict)
     training_data: str = ""
     licence: str = ""
@@ -171,6 +181,12 @@ class ModelSpec:
         for name in ("tile", "divisor", "receptive_field", "halo"):
             if len(getattr(self, name)) != dims:
                 raise ValueError(f"{name} has {len(getattr(self, name))} entries for the axes {self.axes}.")
+        for name in ("voxel_size_um", "reduce"):
+            given = getattr(self, name)
+            if given is not None and (len(given) != dims or not all(v > 0 for v in given)):
+                raise ValueError(f"{name} is {given}; expected {dims} positive numbers for the axes {self.axes}.")
+        if self.voxel_size_um is not None and self.reduce is not None:
+            raise ValueError("voxel_size_um and reduce are both given; a model is made for one of them.")
         if any(t % d for t, d in zip(self.tile, self.divisor, strict=True)):
             raise ValueError(f"the tile {self.tile} is not a multiple of the divisor {self.divisor}.")
 

@@ -17,6 +17,7 @@ from cellengine.engine.blocks import Margins, block_margins, choose_core, label_
 from cellengine.engine.flow import Stop
 from cellengine.engine.label import label
 from cellengine.engine.predict import SCORE_STEPS
+from cellengine.engine.resample import Grid
 from cellengine.geometry import Region
 from cellengine.io.bricks import BrickFile
 from cellengine.spec import Components, Decoder, DistanceWatershed
@@ -53,9 +54,9 @@ def in_blocks(
         def decode(region: Region) -> Array:
             return whole(scores[(slice(None), *region.slices)], decoder)
 
-        found = label_blocks(decode, shape, blocks, margins, decoder, store, threads, Stop())
+        found = label_blocks(decode, Grid(shape, shape), blocks, margins, decoder, store, threads, Stop())
         for number, block in enumerate(blocks):
-            out[block.core.slices] = found.names[number][found.local(number)]
+            out[block.core.slices] = found.names[number][found.local(number, block.core)]
     return out, found.count
 
 

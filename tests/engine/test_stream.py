@@ -100,6 +100,27 @@ def test_a_volume(volume_session: Session, tmp_path: Path) -> None:
     assert run["blocks"] > 3
 
 
+@pytest.mark.parametrize("size", [(0.25, 0.3), (0.9, 0.8), (0.3, 1.1)])
+def test_a_picture_of_another_voxel_size(tmp_path: Path, size: tuple[float, float]) -> None:
+    """Finer, coarser, and both: blocks on the network's grid, labels and table on the picture's."""
+    path = write_blob_model(tmp_path / "blobs.onnx", voxel_size_um=(0.5, 0.5))
+    picture, _ = draw_cells((310, 330), 70, 3, (5, 8))
+    with open_session(path, device="cpu", backend="onnxruntime", precision="fp32") as session:
+        source = MemorySource(picture, voxel_size_um=size)
+        run = compare(source, session, tmp_path / "out" / "a", 2_500_000)
+    assert run["blocks"] > 1
+    assert run["network_shape"] == [round(n * s / 0.5) for n, s in zip(picture.shape, size, strict=True)]
+
+
+def test_a_volume_seen_in_large_voxels(tmp_path: Path) -> None:
+    """Each block is many pieces of the picture's grid."""
+    path = write_blob_model(tmp_path / "b.onnx", "ZYX", tile=(32,) * 3, object_size_px=16.0, reduce=(1.0, 2.0, 2.0))
+    volume = np.kron(draw_volume((40, 60, 60), 30, 5), np.ones((1, 2, 2), np.uint16))
+    with open_session(path, device="cpu", backend="onnxruntime", precision="fp32") as session:
+        run = compare(MemorySource(volume, "ZYX"), session, tmp_path / "out" / "a", 26_000_000)
+    assert run["blocks"] > 1
+
+
 def test_a_stack_whose_planes_fit(session: Session, tmp_path: Path) -> None:
     planes = np.stack([draw_cells((90, 100), 14, seed)[0] for seed in range(4)]).reshape(2, 2, 90, 100)
     planes[1, 0] = 7  # nothing to see in this one

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 
 from cellengine.engine.flow import Stop, overlap
+from cellengine.engine.resample import Grid
 from cellengine.geometry import Region
 from cellengine.io.bricks import BrickFile
 from cellengine.ops.smooth import TRUNCATE
 from cellengine.ops.stitch import Kept, Link, agreeing, keep_core, number_blocks, sharing
-from cellengine.spec import Components, Decoder, DistanceWatershed, ModelSpec
+from cellengine.spec import BoundaryWatershed, Components, Decoder, DistanceWatershed, ModelSpec
 
 Array = np.ndarray[Any, Any]
 
@@ -62,6 +63,9 @@ def block_margins(spec: ModelSpec) -> Margins:
         reach = max(1, int(TRUNCATE * decoder.smoothing_px + 0.5))
     elif isinstance(decoder, Components):
         reach = decoder.grow_px + 1
+    elif isinstance(decoder, BoundaryWatershed):
+        # its seeds lie as deep inside an object as the nearest boundary is far
+        reach = ceil(spec.object_size_px / 2) + int(TRUNCATE * decoder.smoothing_px + 0.5)
     return Margins(max(1, ceil(spec.object_size_px)), reach)
 
 
@@ -120,17 +124,14 @@ class BlockLabels:
     count: int
     """objects in the picture"""
 
-    def local(self, number: int) -> Array:
-        """The core of a block with the block's own labels."""
-        block = self.blocks[number]
-        start = tuple(a - b for a, b in zip(block.core.start, block.read.start, strict=True))
-        stop = tuple(a - b for a, b in zip(block.core.stop, block.read.start, strict=True))
-        return self.store.read(number, Region(start, stop))
+    def local(self, number: int, region: Region) -> Array:
+        """A part of what a block has read, with the block's own labels."""
+        return _seen(self.store, number, self.blocks[number], region)
 
 
 def label_blocks(
     decode: Callable[[Region], Array],
-    shape: tuple[int, ...],
+    grid: Grid,
     blocks: list[Block],
     margins: Margins,
     decoder: Decoder,
@@ -140,17 +141,24 @@ def label_blocks(
 ) -> BlockLabels:
     """Decode every block, keep its labels in `store`, and find the numbers of the whole picture.
 
-    `decode(region)` gives uint32 labels 1 ... n of a box of the picture; several threads call it. The result depends
-    on neither their number nor their speed. Memory: a block and its decoding for each thread, and about 60 bytes a
-    label.
+    `decode(region)` gives uint32 labels 1 ... n of a box of the network's grid, as `blocks` are; several threads call
+    it. The result depends on neither their number nor their speed. Objects are numbered in raster order of the picture;
+    where its grid is coarser than the network's some may have no voxel on it, and get no number. Memory: a block and
+    its decoding for each thread, and about 60 bytes a label.
     """
 
     def one(number: int) -> Kept:
         block = blocks[number]
         labels = decode(block.read)
         store.write(number, labels)
-        core = labels[block.core.relative_to(block.read)]
-        return keep_core(core, int(labels.max(initial=0)), block.core.start, shape)
+        count = int(labels.max(initial=0))
+        if not grid.loses:
+            return keep_core(labels[block.core.relative_to(block.read)], count, block.core.start, grid.network)
+        place = grid.image_region(block.core)
+        if not place.size:
+            return keep_core(np.zeros(place.shape, np.uint32), count, place.start, grid.image)
+        shown = labels[grid.network_region(place).relative_to(block.read)]
+        return keep_core(grid.to_image(shown, place), count, place.start, grid.image)
 
     def link(pair: tuple[int, int]) -> Link:
         a, b = (blocks[number] for number in pair)
@@ -163,7 +171,8 @@ def label_blocks(
 
     kept = list(overlap(one, range(len(blocks)), threads, stop))
     links = list(overlap(link, neighbours(blocks, margins), threads, stop))
-    names, count = number_blocks(kept, links, getattr(decoder, "min_size_px", 0))
+    # what the decoder drops for its size it has dropped; on a coarser grid the rest has fewer voxels
+    names, count = number_blocks(kept, links, 0 if grid.loses else getattr(decoder, "min_size_px", 0))
     return BlockLabels(blocks, store, names, count)
 
 

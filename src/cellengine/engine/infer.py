@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from cellengine.engine.flow import Stop
-from cellengine.engine.label import label
+from cellengine.engine.label import label, on_picture
 from cellengine.engine.options import InferOptions
 from cellengine.engine.plan import Plan, plan_picture, ram_limit
 from cellengine.engine.predict import Scores, predict
@@ -86,7 +86,7 @@ def infer_source(
     stop, progress, clock = stop or Stop(), progress or Progress(), Clock()
     begun = time.perf_counter()
     pictures = scenes(source, session.spec, options)
-    plans = [plan_picture(scene.shape, session, options) for scene in pictures]
+    plans = [plan_picture(scene.seen.shape, session, options) for scene in pictures]
     _check_memory(source, pictures, plans, session, ram_limit(options))
     progress.begin(source.name, sum(len(plan.tiles) for plan in plans))
     labels = np.zeros((len(pictures), *pictures[0].shape), np.uint32)
@@ -95,7 +95,8 @@ def infer_source(
 
     def finish(index: int, scores: Scores) -> None:
         with clock("label"):
-            labels[index] = label(scores, session.spec.decoder)
+            found = label(scores, session.spec.decoder, session.spec.voxel_size_um)
+            labels[index] = on_picture(found, pictures[index].grid)
         with clock("measure"):
             tables.append(measure_picture(labels[index], pictures[index], scores, session.spec))
 
@@ -103,12 +104,12 @@ def infer_source(
         pending: Future[None] | None = None
         for index, (scene, plan) in enumerate(zip(pictures, plans, strict=True)):
             with clock("scale"):
-                intensities = measure_scene(scene, session.spec.normalize)
+                intensities = measure_scene(scene.seen, session.spec.normalize)
             if intensities.not_finite:
                 unfit += check_finite(source, intensities, options)
                 scene = pictures[index] = replace(scene, fill=True)
             with clock("network"):
-                scores = _predict(scene, session, plan, intensities, stop, progress)
+                scores = _predict(scene.seen, session, plan, intensities, stop, progress)
             if pending is not None:
                 pending.result()
             pending = pool.submit(finish, index, scores)
@@ -138,6 +139,7 @@ def describe_run(
         "axes": source.axes,
         "dtype": str(source.dtype),
         "voxel_size_um": source.voxel_size_um and list(source.voxel_size_um),
+        "network_shape": list(plans[0].shape),
         "pictures": len(plans),
         "tile": list(plans[0].tile),
         "halo": list(plans[0].halo),
@@ -150,11 +152,14 @@ def describe_run(
 
 
 def infer_array(image: Array, session: Session, options: InferOptions | None = None) -> Result:
-    """Label one picture in memory, (C, *spatial), its channels in the model's order or just one."""
+    """Label one picture in memory, (C, *spatial), its channels in the model's order or just one.
+
+    It is taken to have the model's voxel size.
+    """
     spec = session.spec
     chosen = tuple(str(c) for c in range(len(image))) if len(image) > 1 else ()
     options = replace(options or InferOptions(), channel=chosen)
-    return infer_source(MemorySource(image, "C" + spec.axes), session, options)
+    return infer_source(MemorySource(image, "C" + spec.axes, voxel_size_um=spec.voxel_size_um), session, options)
 
 
 def _predict(
@@ -173,7 +178,10 @@ def memory_needed(source: ImageSource, pictures: Sequence[Scene], plans: Sequenc
     channels = source.shape[source.axes.index("C")] if "C" in source.axes else 1
     outputs = sum(output.channels for output in session.spec.outputs)
     # scores as 16-bit numbers for two pictures; labels, raw values and float scores of the one being labelled
-    work = voxels * (2 * 2 * outputs + 4 + channels * source.dtype.itemsize + 4 * outputs + 8)
+    work = prod(plans[0].shape) * (2 * 2 * outputs + 4 * outputs + 8) + voxels * (4 + channels * source.dtype.itemsize)
+    if not pictures[0].grid.same:
+        # labels at the model's voxel size, and labels and scores on their way back
+        work += 4 * prod(plans[0].shape) + 8 * voxels
     tiles = session.concurrency * prod(plans[0].tile) * plans[0].batch * 4 * (len(session.spec.channels) + outputs)
     return 4 * voxels * len(pictures) + work + tiles
 

@@ -8,18 +8,23 @@ import numpy as np
 from numba import njit
 
 from cellengine.engine.predict import SCORE_STEPS, Scores
+from cellengine.engine.resample import Grid
 from cellengine.errors import ModelError
-from cellengine.ops import components, distance_watershed, measure_objects
+from cellengine.ops import boundary_watershed, components, distance_watershed, measure_objects, relabel
 from cellengine.ops.threads import run_threads, split_range, worker_count
-from cellengine.spec import Components, Decoder, DistanceWatershed
+from cellengine.spec import BoundaryWatershed, Components, Decoder, DistanceWatershed
 
 Array = np.ndarray[Any, Any]
 
 
-def label(scores: Scores, decoder: Decoder) -> Array:
+def label(scores: Scores, decoder: Decoder, voxel_size: tuple[float, ...] | None = None) -> Array:
     """Labels of a picture, uint32, 1 ... n in raster order of first voxel. `scores` are as `predict` gives them.
 
-    Memory: 4 bytes a voxel for the labels and 4 for each score that the decoder reads.
+    voxel_size: of the scores, one length an axis in any unit. Where voxels are not as long as wide, lengths in px are
+    those of the shortest side: smoothing is less along the others, distances count them longer.
+
+    Memory: 4 bytes a voxel for the labels and 4 for each score that the decoder reads; for `boundary_watershed` 24
+    more while it works.
     """
     if isinstance(decoder, DistanceWatershed):
         foreground = _floats(scores, "foreground")
@@ -27,7 +32,7 @@ def label(scores: Scores, decoder: Decoder) -> Array:
             foreground,
             _floats(scores, "distance"),
             threshold=decoder.threshold,
-            smoothing_px=decoder.smoothing_px,
+            smoothing_px=_per_axis(decoder.smoothing_px, voxel_size),
             h=decoder.h,
             h_per_px=decoder.h_per_px,
             min_size_px=decoder.min_size_px,
@@ -43,7 +48,24 @@ def label(scores: Scores, decoder: Decoder) -> Array:
             min_size_px=decoder.min_size_px,
             connectivity=decoder.connectivity,
         )
+    if isinstance(decoder, BoundaryWatershed):
+        return boundary_watershed(
+            _floats(scores, "boundary"),
+            threshold=decoder.threshold,
+            voxel_size=_relative(voxel_size),
+            smoothing_px=_per_axis(decoder.smoothing_px, voxel_size),
+            min_size_px=decoder.min_size_px,
+            merge_below=decoder.merge_below,
+            foreground=scores["foreground"][0] > decoder.foreground * SCORE_STEPS if "foreground" in scores else None,
+            connectivity=decoder.connectivity,
+        )
     raise ModelError(f"The decoder {decoder.kind!r} is not known to this version of infer: update cellengine.")
+
+
+def on_picture(labels: Array, grid: Grid) -> Array:
+    """Labels of the network's grid on the picture's by nearest neighbour, numbered 1 ... n in raster order again."""
+    found = grid.whole_to_image(labels)
+    return relabel(found) if grid.loses else found
 
 
 def drop_doubtful(labels: Array, foreground: Array, min_score: float) -> Array:
@@ -66,6 +88,17 @@ def _rename(labels: Array, names: Array, begin: int, end: int) -> None:
     for i in range(begin, end):
         if labels[i]:
             labels[i] = names[labels[i]]
+
+
+def _relative(voxel_size: tuple[float, ...] | None) -> tuple[float, ...] | None:
+    """The sides of a voxel in units of its shortest one."""
+    return None if voxel_size is None else tuple(v / min(voxel_size) for v in voxel_size)
+
+
+def _per_axis(length_px: float, voxel_size: tuple[float, ...] | None) -> float | tuple[float, ...]:
+    """A length in px of the shortest side in px of every axis."""
+    sides = _relative(voxel_size)
+    return length_px if sides is None else tuple(length_px / side for side in sides)
 
 
 def _floats(scores: Scores, name: str) -> Array:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
 import numpy as np
 
 from cellengine.engine.options import InferOptions
+from cellengine.engine.resample import Grid, fit_source
 from cellengine.errors import InputError, UsageError
 from cellengine.geometry import Region
 from cellengine.io import ImageSource
@@ -33,6 +34,18 @@ class Scene:
     """channels of the source that feed the model, in the model's order"""
     fill: bool = False
     """give out 0 for NaN and infinite values"""
+    fitted: ImageSource | None = None
+    """the source at the model's voxel size, where that is another one"""
+
+    @property
+    def seen(self) -> Scene:
+        """The picture as the network sees it: at the model's voxel size."""
+        return self if self.fitted is None else replace(self, source=self.fitted, fitted=None)
+
+    @property
+    def grid(self) -> Grid:
+        """How the voxels of the picture and those that the network sees lie."""
+        return Grid(self.shape, self.seen.shape)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -103,7 +116,9 @@ def scenes(source: ImageSource, spec: ModelSpec, options: InferOptions) -> list[
         for axis, size in zip(source.axes, source.shape, strict=True)
         if axis != "C" and axis not in spec.axes
     ]
-    return [Scene(source, spec.axes, dict(place), channels) for place in product(*places)]
+    at_model = fit_source(source, spec)
+    fitted = None if at_model is source else at_model
+    return [Scene(source, spec.axes, dict(place), channels, fitted=fitted) for place in product(*places)]
 
 
 def _range(axis: str, size: int, source: ImageSource, options: InferOptions) -> Sequence[int]:

@@ -38,6 +38,8 @@ Array = np.ndarray[Any, Any]
 
 DECODE_BYTES = 48
 """memory a voxel of a block in work: its scores as floats, its labels, and what the decoder needs for dense pictures"""
+PIECE_BYTES = 24
+"""memory a voxel of the picture takes while labels and scores are brought back to its grid and measured"""
 SCORE_SHARE, BLOCK_SHARE = 1 / 5, 1 / 4
 """shares of a run's memory for scores that are kept in it, and for blocks in work; the rest is for the network, the
 source's cache, and the program itself"""
@@ -53,6 +55,8 @@ class Streaming:
     margins: Margins
     threads: int
     scores_in_memory: bool
+    piece: int
+    """voxels of the picture that are measured and written at a time, where it is finer than what the network sees"""
 
 
 class ScoreStore:
@@ -98,7 +102,7 @@ class ScoreStore:
 def must_stream(source: ImageSource, session: Session, options: InferOptions) -> bool:
     """Whether labels and scores of `source` are more than the memory plan allows."""
     pictures = scenes(source, session.spec, options)
-    plans = [plan_picture(scene.shape, session, options) for scene in pictures]
+    plans = [plan_picture(scene.seen.shape, session, options) for scene in pictures]
     return memory_needed(source, pictures, plans, session) > ram_limit(options)
 
 
@@ -107,13 +111,16 @@ def plan_streaming(source: ImageSource, scene: Scene, session: Session, options:
     allowed, margins = ram_limit(options), block_margins(session.spec)
     channels = source.shape[source.axes.index("C")] if "C" in source.axes else 1
     outputs = sum(output.channels for output in session.spec.outputs)
-    voxel_bytes = DECODE_BYTES + 2 * outputs + channels * max(4, source.dtype.itemsize)
-    in_memory = 2 * outputs * prod(scene.shape) <= SCORE_SHARE * allowed
+    raw_bytes = channels * max(4, source.dtype.itemsize)
+    voxel_bytes = DECODE_BYTES + 2 * outputs + raw_bytes
+    shape = scene.seen.shape
+    in_memory = 2 * outputs * prod(shape) <= SCORE_SHARE * allowed
     for threads in range(min(MOST_THREADS, worker_count()), 0, -1):
-        core = choose_core(scene.shape, margins, int(BLOCK_SHARE * allowed / (threads * voxel_bytes)))
+        share = BLOCK_SHARE * allowed / threads
+        core = choose_core(shape, margins, int(share / voxel_bytes))
         if core is not None:
-            return Streaming(core, margins, threads, in_memory)
-    smallest = prod(min(n, 3 * margins.overlap) for n in scene.shape) * voxel_bytes
+            return Streaming(core, margins, threads, in_memory, int(share / (PIECE_BYTES + raw_bytes)))
+    smallest = prod(min(n, 3 * margins.overlap) for n in shape) * voxel_bytes
     raise ResourceError(
         f"{source.name}: a block of {3 * margins.overlap} px a side needs about {smallest / BLOCK_SHARE / 1e9:.1f} GB "
         f"of memory, {allowed / 1e9:.1f} GB may be used: allow more with --max-ram."
@@ -138,7 +145,7 @@ def stream_source(
     """
     clock, begun = Clock(), time.perf_counter()
     pictures = scenes(source, session.spec, options)
-    plans = [plan_picture(scene.shape, session, options) for scene in pictures]
+    plans = [plan_picture(scene.seen.shape, session, options) for scene in pictures]
     how = plan_streaming(source, pictures[0], session, options)
     progress.begin(source.name, sum(len(plan.tiles) for plan in plans))
     axes, shape = label_axes(source, options)
@@ -157,7 +164,7 @@ def stream_source(
         table: TableWriter | None = None
         for index, (scene, plan) in enumerate(zip(pictures, plans, strict=True)):
             with clock("scale"):
-                intensities = measure_scene(scene, session.spec.normalize)
+                intensities = measure_scene(scene.seen, session.spec.normalize)
             if intensities.not_finite:
                 unfit += check_finite(source, intensities, options)
                 scene = replace(scene, fill=True)
@@ -171,8 +178,8 @@ def stream_source(
                 with ExitStack() as scratch:
                     scores = job.scores(scratch)
                     with clock("network"):
-                        scale = intensities.scale
-                        for done in predict_batches(tile_batches(plan), scores.keep, scene, session, plan, scale, stop):
+                        seen, scale = scene.seen, intensities.scale
+                        for done in predict_batches(tile_batches(plan), scores.keep, seen, session, plan, scale, stop):
                             progress.advance(len(done))
                     rows = job.finish(scores, scratch, sink, axes, objects, view)
             rows["label"] = rows["label"].astype(np.int64) + objects
@@ -185,7 +192,7 @@ def stream_source(
                 plane = image.reshape(len(image), *view.labels.shape[-2:])
                 write_png(overlay, draw_plane(plane, view.labels.reshape(plane.shape[1:]), source.is_rgb))
     run = describe_run(source, plans, objects, unfit, clock, time.perf_counter() - begun)
-    blocks = len(plan_blocks(pictures[0].shape, how.core, how.margins))
+    blocks = len(plan_blocks(plans[0].shape, how.core, how.margins))
     run |= {"block": list(how.core), "overlap": how.margins.overlap, "blocks": blocks * len(pictures)}
     return run, [path.name for path in (*paths, overlay)]
 
@@ -240,25 +247,24 @@ class _Picture:
         view: _Window | None,
     ) -> Table:
         """Label in blocks; then renumber, write and measure them in one pass. `before`: objects of earlier pictures."""
-        how, decoder = self.how, self.spec.decoder
-        blocks = plan_blocks(self.scene.shape, how.core, how.margins)
+        how, decoder, grid = self.how, self.spec.decoder, self.scene.grid
+        blocks = plan_blocks(grid.network, how.core, how.margins)
         store = scratch.enter_context(BrickFile(_scratch(self.stem, "labels"), np.uint32))
         with self.clock("label"):
             found = label_blocks(
-                lambda region: label(scores.read(region), decoder),
-                *(self.scene.shape, blocks, how.margins, decoder, store, how.threads, self.stop),
+                lambda region: label(scores.read(region), decoder, self.spec.voxel_size_um),
+                *(grid, blocks, how.margins, decoder, store, how.threads, self.stop),
             )
         raw, score = self.counters()
         with self.clock("write"):
-            for number, (final, *measured) in enumerate(self._measured(found, scores)):
+            for number, piece, final, *measured in self._measured(found, scores):
                 for total, part in zip((raw, score), measured, strict=True):
                     total.merge(part, found.names[number])
                 final[final > 0] += np.uint32(before)
-                core = blocks[number].core
-                place = _place(axes, self.scene, core)
+                place = _place(axes, self.scene, piece)
                 sink.write(place, final.reshape(place.shape))
                 if view is not None:
-                    view.take(core, final)
+                    view.take(piece, final)
         return self.table(raw, score)
 
     def counters(self) -> tuple[ObjectStatistics, ObjectStatistics]:
@@ -278,19 +284,26 @@ class _Picture:
 
     def _measured(
         self, found: BlockLabels, scores: ScoreStore
-    ) -> Iterator[tuple[Array, ObjectStatistics, ObjectStatistics]]:
-        """For every block in order its core with final labels, and what was measured of the block's own labels."""
+    ) -> Iterator[tuple[int, Region, Array, ObjectStatistics, ObjectStatistics]]:
+        """For every block in order the pieces of its core on the picture's grid: the block's number, the piece, its
+        final labels, and what was measured of the block's own labels there."""
+        grid = self.scene.grid
 
-        def one(number: int) -> tuple[Array, ObjectStatistics, ObjectStatistics]:
-            core, labels = found.blocks[number].core, found.local(number)
+        def one(item: tuple[int, Region]) -> tuple[int, Region, Array, ObjectStatistics, ObjectStatistics]:
+            number, piece = item
+            seen = grid.network_region(piece)
+            labels = grid.to_image(found.local(number, seen), piece)
             raw, score = self.counters()
             if labels.any():
-                raw.add(labels, self.scene.read_all_channels(core), core.start, workers=1)
+                raw.add(labels, self.scene.read_all_channels(piece), piece.start, workers=1)
                 if self._scored:
-                    score.add(labels, scores.read(core)["foreground"][0], core.start, workers=1)
-            return found.names[number][labels], raw, score
+                    foreground = grid.to_image(scores.read(seen)["foreground"][0], piece)
+                    score.add(labels, foreground, piece.start, workers=1)
+            return number, piece, found.names[number][labels], raw, score
 
-        return overlap(one, range(len(found.blocks)), self.how.threads, self.stop)
+        cores = enumerate(block.core for block in found.blocks)
+        pieces = [(i, piece) for i, core in cores for piece in grid.image_region(core).pieces(self.how.piece)]
+        return overlap(one, pieces, self.how.threads, self.stop)
 
 
 def _scratch(stem: Path, what: str) -> Path:

@@ -24,7 +24,8 @@ def measure_picture(labels: Array, scene: Scene, scores: Scores, spec: ModelSpec
     found = measure_objects(labels, raw)
     score = None
     if "foreground" in scores:
-        score = measure_objects(labels, scores["foreground"]).intensity_mean[:, 0] / SCORE_STEPS
+        foreground = scene.grid.whole_to_image(scores["foreground"])
+        score = measure_objects(labels, foreground).intensity_mean[:, 0] / SCORE_STEPS
     return object_columns(found, score, scene, spec)
 
 

@@ -82,7 +82,8 @@ def _largest_difference(reference: Session, candidate: Session, pictures: Sequen
     for picture in pictures:
         channels = range(len(picture.image))
         options = InferOptions(channel=tuple(map(str, channels)) if len(channels) > 1 else ())
-        scene = scenes(MemorySource(picture.image, "C" + reference.spec.axes), reference.spec, options)[0]
+        source = MemorySource(picture.image, "C" + reference.spec.axes, voxel_size_um=reference.spec.voxel_size_um)
+        scene = scenes(source, reference.spec, options)[0]
         plan = plan_picture(scene.shape, reference, options)
         scale = measure_scene(scene, reference.spec.normalize).scale
         a, b = (predict(scene, s, plan, scale, Stop(), lambda tiles: None) for s in (reference, candidate))
