@@ -5,6 +5,7 @@
     ├── InputError        3    an image, label, table or configuration file cannot be used
     ├── ModelError        4    a model, checkpoint or its spec cannot be used
     ├── ResourceError     5    memory or disk are not enough
+    │   ├── DiskFull      5    the disk or the quota is full
     │   └── DeviceError   5    a device, backend, precision or optional package is not available
     ├── PartialFailure    6    some files of a batch failed; the others are done
     ├── LockedError      75    another run holds the output
@@ -46,6 +47,10 @@ class ResourceError(CellengineError):
     """Memory or disk are not enough for what was asked."""
 
     exit_code = 5
+
+
+class DiskFull(ResourceError):
+    """The disk or the quota is full; the same call succeeds once there is room."""
 
 
 class DeviceError(ResourceError):

@@ -91,7 +91,12 @@ def _search(folder: Path, base: Path) -> Iterator[InputFile]:
 
 
 def _skipped(path: Path) -> bool:
-    return path.name.startswith(".") or path.name.lower().endswith(OWN_OUTPUTS)
+    return path.name.startswith(".") or is_own_output(path)
+
+
+def is_own_output(path: Path) -> bool:
+    """Whether the name is one that `infer` gives to its labels and overlays."""
+    return path.name.lower().endswith(OWN_OUTPUTS)
 
 
 def output_stems(files: Sequence[InputFile]) -> list[Path]:

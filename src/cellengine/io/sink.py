@@ -15,7 +15,7 @@ from typing import Protocol, Self, cast, runtime_checkable
 import numpy as np
 from numpy.typing import DTypeLike
 
-from cellengine.errors import ResourceError, UsageError
+from cellengine.errors import DiskFull, ResourceError, UsageError
 from cellengine.geometry import Region
 from cellengine.io.axes import AXES, Array
 
@@ -195,5 +195,5 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in DISK_FULL:
-            raise ResourceError(f"{path}: the disk is full; free some space and run the same command again.") from error
+            raise DiskFull(f"{path}: the disk is full; free some space and run the same command again.") from error
         raise ResourceError(f"{path}: cannot be written ({error.strerror or error}); choose another output.") from error
