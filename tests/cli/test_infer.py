@@ -390,3 +390,16 @@ def test_absent_chunks_of_a_zarr_are_counted(call: Call, grey: tuple[str, ...]) 
     assert json.loads(Path("out/run.json").read_text())["files"]["gaps.zarr"]["warnings"]
     assert Path("out/gaps.labels.ome.zarr").is_dir(), "labels of a Zarr are a Zarr"
     expect(call("gaps.zarr", *grey, "-o", "strict", "--missing", "error"), 3, "2 stored chunks", "--missing warn")
+
+
+def test_a_voxel_size_is_asked_for_and_taken(call: Call, tmp_path: Path, models: Path) -> None:
+    spec = small_spec(axes="ZYX", tile=(8, 32, 32), divisor=(1, 4, 4), receptive_field=(2, 8, 8), halo=(2, 8, 8),
+                      voxel_size_um=(2.0, 0.5, 0.5), channels=("gray",))  # fmt: skip
+    write_tiny_model(tmp_path / "volume.onnx", spec)
+    tifffile.imwrite(tmp_path / "stack.tif", np.stack([draw_cells((40, 48), 6, s)[0] for s in range(6)]))
+    stack = ("stack.tif", "-m", "volume.onnx", "-o", "out", "--axes", "ZYX", *FP32)
+    expect(call(*stack), 3, "found no voxel size", "z,y,x = 2,0.5,0.5 um", "--voxel-size z,y,x")
+    expect(call(*stack, "--voxel-size", "2,x,1"), 2, "--voxel-size", "e.g. 2,0.5,0.5")
+    assert call(*stack, "--voxel-size", "2,0.25,0.25").code == 0
+    record = json.loads((tmp_path / "out" / "run.json").read_text())["files"]["stack.tif"]
+    assert (record["shape"], record["network_shape"]) == ([6, 40, 48], [6, 20, 24])

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import cellengine
 from cellengine.engine import resample as room
 from cellengine.engine.backends import open_session
 from cellengine.engine.infer import infer_source
 from cellengine.engine.options import InferOptions
-from cellengine.engine.resample import Grid, ResampledSource, fit_source
+from cellengine.engine.resample import Grid, ResampledSource, fit_source, size_unknown
 from cellengine.engine.session import Session
-from cellengine.errors import InputError
+from cellengine.errors import InputError, UsageError
 from cellengine.geometry import Region
 from cellengine.io import MemorySource
 from tests.engine.blobs import blob_spec, write_blob_model
@@ -164,3 +167,18 @@ def test_tiling_does_not_change_resampled_labels(session: Session) -> None:
     tiled = infer_source(source, session, InferOptions(tile=(48, 64), halo="exact"))
     np.testing.assert_array_equal(whole.labels, tiled.labels)
     assert whole.labels.max() > 5
+
+
+def test_a_size_that_is_given_takes_the_place_of_the_files(session: Session, tmp_path: Path) -> None:
+    picture, _ = draw_cells((120, 160), 14, seed=5, radius_px=(6, 9))
+    path = tmp_path / "fine.tif"
+    tifffile.imwrite(path, np.kron(picture, np.ones((2, 2), np.uint8)))
+    same = cellengine.infer(picture, session, voxel_size_um=(0.5, 0.5))
+    found = cellengine.infer(path, session, voxel_size_um=(0.25, 0.25))
+    assert found.run["voxel_size_um"] == [0.25, 0.25]
+    assert found.labels.max() == same.labels.max() > 5
+    with pytest.raises(UsageError, match=r"voxel size of 3 numbers was given, its axes YX need 2: --voxel-size y,x"):
+        cellengine.infer(picture, session, voxel_size_um=(1.0, 0.5, 0.5))
+    assert (
+        "taken to be that of the model blobs (y,x = 0.5,0.5 um)" in size_unknown(MemorySource(picture), session.spec)[0]
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,6 +46,11 @@ MOST_LINES = 20
     "ZYX a stack, TYX a time series, CYX channels.",
 )
 @click.option("--timepoint", type=int, metavar="N", help="Label only this time point, counted from 0.")
+@click.option(
+    "--voxel-size",
+    metavar="UM",
+    help="Size of the pictures' voxels in um, z,y,x or y,x, where the file does not say or is wrong: 2,0.5,0.5.",
+)
 @click.option("--dataset", metavar="NAME", help="Which image of a file that holds several (HDF5, CZI, LIF, ND2, TIFF).")
 @click.option(
     "--nan",
@@ -112,6 +118,7 @@ def command(
     channel: str | None,
     axes: str | None,
     timepoint: int | None,
+    voxel_size: str | None,
     dataset: str | None,
     nan: Literal["error", "zero"],
     missing: Literal["warn", "error"],
@@ -136,6 +143,7 @@ def command(
         dataset=dataset,
         channel=tuple(part.strip() for part in channel.split(",")) if channel else (),
         timepoint=timepoint,
+        voxel_size_um=_lengths("--voxel-size", voxel_size) if voxel_size else None,
         tile=_numbers("--tile", tile) if tile else None,
         halo=_halo(halo),
         nan=nan,
@@ -189,6 +197,16 @@ def _numbers(option: str, text: str) -> tuple[int, ...]:
     if not all(part.strip().isdigit() for part in parts):
         raise UsageError(f"{option} {text!r}: expected whole numbers of px, e.g. 512 or 512,512.")
     return tuple(int(part) for part in parts)
+
+
+def _lengths(option: str, text: str) -> tuple[float, ...]:
+    try:
+        lengths = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        lengths = ()
+    if not 2 <= len(lengths) <= 3 or not all(0 < length < inf for length in lengths):
+        raise UsageError(f"{option} {text!r}: expected lengths in um, z,y,x or y,x, e.g. 2,0.5,0.5.")
+    return lengths
 
 
 def _bytes(option: str, text: str) -> int:

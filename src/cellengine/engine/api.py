@@ -42,12 +42,14 @@ def infer(
     dataset: str | None = None,
     channel: Sequence[str | int] = (),
     timepoint: int | None = None,
+    voxel_size_um: tuple[float, ...] | None = None,
     tile: tuple[int, ...] | None = None,
     halo: int | Literal["auto", "exact"] = "auto",
 ) -> Result:
     """Label the objects of one image, a file or an array, and measure them.
 
-    `image`: a path, or an array of any shape: (Y, X), (Y, X, 3) uint8 colour, or other with `axes` such as "ZYX". The
+    `image`: a path, or an array of any shape: (Y, X), (Y, X, 3) uint8 colour, or other with `axes` such as "ZYX".
+    `voxel_size_um`: of the image, per spatial axis in Z, Y, X order, where the file does not say or is wrong. The
     result has `labels` (uint32, the image's axes without C) and `objects` (column name -> array); nothing is written.
     """
     options = InferOptions(
@@ -55,10 +57,11 @@ def infer(
         dataset=dataset,
         channel=tuple(str(c) for c in channel),
         timepoint=timepoint,
+        voxel_size_um=voxel_size_um,
         tile=tile,
         halo=halo,
     )
-    with open_source(image, axes=axes, dataset=dataset) as source:
+    with open_source(image, axes=axes, dataset=dataset, voxel_size_um=voxel_size_um) as source:
         if isinstance(model, (str, os.PathLike)):
             with load_model(model) as session:
                 return infer_source(source, session, options)

@@ -20,6 +20,7 @@ from cellengine.engine.model_file import ModelFile, read_model_file, resolve_mod
 from cellengine.engine.options import InferOptions
 from cellengine.engine.outputs import fingerprint, write_outputs
 from cellengine.engine.plan import check_tile, ram_limit
+from cellengine.engine.resample import size_unknown
 from cellengine.engine.session import Session
 from cellengine.engine.stream import must_stream, stream_source
 from cellengine.errors import InputError, PartialFailure, UsageError
@@ -137,6 +138,7 @@ def _run_all(
             record = label_file(job, journal.folder, session, options, stop, _numbered(progress, number, len(jobs)))
         except (InputError, UsageError) as error:
             if len(jobs) == 1 or options.on_error == "stop":
+                journal.forget()
                 raise
             failures.append({"file": job.name, "stage": "infer", "error": type(error).__name__, "hint": str(error)})
         else:
@@ -157,8 +159,11 @@ def label_file(
     Raises InputError for a picture that cannot be used, ResourceError for a full disk, Interrupted when `stop` says so.
     """
     cache = min(DEFAULT_CACHE_BYTES, ram_limit(options) // 16)
-    with open_source(job.path, axes=options.axes, dataset=options.dataset, cache_bytes=cache) as source:
-        warnings = _missing(source.name, source.missing_chunks(), options)
+    size = options.voxel_size_um
+    with open_source(
+        job.path, axes=options.axes, dataset=options.dataset, voxel_size_um=size, cache_bytes=cache
+    ) as source:
+        warnings = _missing(source.name, source.missing_chunks(), options) + size_unknown(source, session.spec)
         stem, is_zarr = output / job.stem, job.path.is_dir()
         if must_stream(source, session, options):
             run, written = stream_source(source, session, options, stop, progress, stem, is_zarr=is_zarr)

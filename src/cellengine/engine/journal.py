@@ -70,6 +70,11 @@ class Journal:
         self.frozen = frozen
         self._append({"identity": self.identity, "frozen": frozen})
 
+    def forget(self) -> None:
+        """Let go of a run that has finished nothing: the command that was refused may be mended and given again."""
+        if not self.finished:
+            (self.folder / JOURNAL).unlink(missing_ok=True)
+
     def close(self, run: Plain, *, complete: bool) -> None:
         """Write run.json; it takes the place of the journal unless failures are left for the same command to retry."""
         write_json(self.folder / RUN, {**run, "complete": complete, "identity": self.identity})

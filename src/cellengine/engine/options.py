@@ -18,6 +18,8 @@ class InferOptions:
     """channels that feed the model, by number (from 0) or name"""
     timepoint: int | None = None
     """the one time point to label (from 0); None for all"""
+    voxel_size_um: tuple[float, ...] | None = None
+    """voxel size of the pictures, per spatial axis in Z, Y, X order; None takes what the file says"""
     tile: tuple[int, ...] | None = None
     """tile shape in px per axis; None lets the plan choose"""
     halo: int | Literal["auto", "exact"] = "auto"
@@ -43,6 +45,7 @@ class InferOptions:
             "dataset",
             "channel",
             "timepoint",
+            "voxel_size_um",
             "tile",
             "halo",
             "nan",

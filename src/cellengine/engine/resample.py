@@ -77,7 +77,8 @@ class Grid:
     def whole_to_image(self, values: Array) -> Array:
         """As `to_image`, for the whole picture; `values`: (..., *network)."""
         whole = Region.whole(self.image)
-        return self.to_image(values[(..., *self.network_region(whole).slices)], whole)
+        seen: tuple[Any, ...] = (..., *self.network_region(whole).slices)
+        return self.to_image(values[seen], whole)
 
 
 def fit_source(source: ImageSource, spec: ModelSpec) -> ImageSource:
@@ -97,9 +98,15 @@ def fit_source(source: ImageSource, spec: ModelSpec) -> ImageSource:
     return source if full == _spatial(source) else ResampledSource(source, full)
 
 
-def without_voxel_size(source: ImageSource, spec: ModelSpec) -> bool:
-    """Whether the model would like to know the voxel size and the file does not say."""
-    return spec.voxel_size_um is not None and source.voxel_size_um is None
+def size_unknown(source: ImageSource, spec: ModelSpec) -> list[str]:
+    """A warning where the model would like to know the voxel size and the file does not say."""
+    if spec.voxel_size_um is None or source.voxel_size_um is not None:
+        return []
+    wanted, letters = (",".join(items) for items in ((f"{v:g}" for v in spec.voxel_size_um), spec.axes.lower()))
+    return [
+        f"{source.name}: no voxel size is known, so it is taken to be that of the model {spec.name} "
+        f"({letters} = {wanted} um); say otherwise with --voxel-size"
+    ]
 
 
 def _factors(source: ImageSource, spec: ModelSpec) -> tuple[float, ...]:

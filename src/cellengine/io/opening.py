@@ -12,7 +12,7 @@ import numpy as np
 from cellengine.errors import InputError, UsageError
 from cellengine.io.axes import Array
 from cellengine.io.memory import MemorySource
-from cellengine.io.source import ImageSource
+from cellengine.io.source import BaseSource, ImageSource
 
 READERS = {
     ".tif": "tiff",
@@ -39,7 +39,7 @@ DEFAULT_CACHE_BYTES = 256 << 20
 
 
 class _Room(Protocol):
-    def open_image(self, path: Path, axes: str | None, dataset: str | None, cache_bytes: int) -> ImageSource: ...
+    def open_image(self, path: Path, axes: str | None, dataset: str | None, cache_bytes: int) -> BaseSource: ...
 
 
 def open_source(
@@ -47,16 +47,32 @@ def open_source(
     *,
     axes: str | None = None,
     dataset: str | None = None,
+    voxel_size_um: tuple[float, ...] | None = None,
     cache_bytes: int = DEFAULT_CACHE_BYTES,
 ) -> ImageSource:
     """Open a file, an OME-Zarr folder or an array as an image; nothing is decoded yet.
 
     `axes` names the dimensions (letters of TCZYX, in the order of the file, those of length 1 left out) where the
     file does not, or against what it says. `dataset` picks one of several images in a file: by name in HDF5, by name
-    or number in TIFF, CZI, ND2 and LIF. Readers of compressed formats keep at most `cache_bytes` of decoded pieces.
+    or number in TIFF, CZI, ND2 and LIF. `voxel_size_um`, one entry a spatial axis in Z, Y, X order, takes the place of
+    what the file says. Readers of compressed formats keep at most `cache_bytes` of decoded pieces.
 
     Raises UsageError for a path that does not exist, InputError for anything that cannot be used as an image.
     """
+    source = _open(image, axes, dataset, cache_bytes)
+    if voxel_size_um is not None:
+        spatial = "".join(a for a in source.axes if a in "ZYX")
+        if len(voxel_size_um) != len(spatial):
+            source.close()
+            raise UsageError(
+                f"{source.name}: a voxel size of {len(voxel_size_um)} numbers was given, its axes {source.axes} need "
+                f"{len(spatial)}: --voxel-size {','.join(spatial.lower())} in um."
+            )
+        source.voxel_size_um = voxel_size_um
+    return source
+
+
+def _open(image: str | os.PathLike[str] | Array, axes: str | None, dataset: str | None, cache_bytes: int) -> BaseSource:
     if isinstance(image, np.ndarray):
         return MemorySource(image, axes)
     path = Path(os.fspath(image))
