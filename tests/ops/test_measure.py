@@ -75,6 +75,25 @@ def test_blocks_in_any_order_add_up(case: Case, data: st.DataObject) -> None:
     same(parts[0].finish(), measure_objects(labels, intensity))
 
 
+@pytest.mark.parametrize("workers", [1, 3])
+def test_tables_grow_with_the_labels(workers: int) -> None:
+    """Rows longer than a machine word of marks, runs of one voxel, labels beyond what a thread counts by itself."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3000, (700, 301), dtype=np.uint32)
+    labels[:, 100:] = np.repeat(rng.integers(0, 2000, (700, 3)), 67, axis=1)
+    labels[650, 7] = 400_000
+    intensity = rng.integers(0, 65536, labels.shape, dtype=np.uint16)
+    found = measure_objects(labels, intensity, workers=workers)
+    flat, values = labels.ravel(), intensity.ravel().astype(np.float64)
+    area = np.bincount(flat)
+    np.testing.assert_array_equal(found.label, np.flatnonzero(area)[1:])
+    np.testing.assert_array_equal(found.area, area[found.label])
+    np.testing.assert_allclose(found.intensity_mean[:, 0], np.bincount(flat, values)[found.label] / found.area)
+    highest = np.zeros(len(area))
+    np.maximum.at(highest, flat, values)
+    np.testing.assert_array_equal(found.intensity_max[:, 0], highest[found.label])
+
+
 def test_labels_alone_and_one_plain_channel() -> None:
     labels = np.array([[0, 4, 4], [7, 0, 4]], np.uint16)
     assert measure_objects(labels).intensity_mean.shape == (2, 0)

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from cellengine.errors import UsageError
 from cellengine.ops.neighbours import check_connectivity, volume_shape
+from cellengine.ops.tally import AREA, BORDER, COUNTS, count_rows, empty_table
 from cellengine.ops.threads import run_threads, split_range, worker_count
 
 
@@ -46,14 +46,14 @@ class ObjectStatistics:
     """Measurements that grow block by block; blocks of one image may come in any order and must not overlap.
 
     ndim: 2 or 3; shape: of the whole image, to know its border; channels: of the intensity image (0 = none).
-    Memory: (15 + 4 channels) * 8 bytes a label up to the largest one seen, so labels had better be dense.
+    Memory: (11 + 4 channels) * 8 bytes a label up to twice the largest one seen, so labels had better be dense.
     """
 
     def __init__(self, shape: Sequence[int], channels: int = 0) -> None:
         self.shape = tuple(int(n) for n in shape)
         check_connectivity(1, len(self.shape))
         self.channels = channels
-        self._counts = np.zeros((0, _COUNTS), np.int64)
+        self._counts = np.zeros((0, COUNTS), np.int64)
         self._sums = np.zeros((0, 4 * channels), np.float64)
 
     def add(
@@ -70,24 +70,38 @@ class ObjectStatistics:
         """
         if labels.ndim != len(self.shape):
             raise UsageError(f"Labels of {labels.ndim} axes were given for an image of shape {self.shape}.")
-        block = np.ascontiguousarray(labels, np.uint32).reshape(volume_shape(labels.shape))
+        block = np.ascontiguousarray(labels, np.uint32).reshape(-1)
         values = self._channel_block(intensity, labels.shape)
+        shape, whole = volume_shape(labels.shape), volume_shape(self.shape)
         corner = [0] * len(self.shape) if origin is None else [int(o) for o in origin]
-        place = np.array([0] * (3 - len(corner)) + corner, np.int64)
-        largest = int(block.max(initial=0))
-        self._widen(largest + 1)
-        whole = np.array(volume_shape(self.shape), np.int64)
-        rows = block.shape[0] * block.shape[1]
-        # every thread counts into a table of its own: only as many as that is cheap beside the voxels
-        threads = max(1, min(worker_count(workers), block.size // (8 * (largest + 1)) if largest else 1))
+        place = (*[0] * (3 - len(corner)), *corner)
+        rows = shape[0] * shape[1] if block.size else 0
+        threads = min(worker_count(workers), max(1, block.size >> 16))
+        # of several threads each counts into a table of its own, which is to stay small beside its voxels
+        most = block.size // (8 * threads)
 
-        def count(part: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-            counts, sums = _empty(largest + 1, self.channels)
-            _count_rows(block, values, *part, place, whole, counts, sums)
-            return counts, sums
+        def count(part: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.float64], int]:
+            line, end = part
+            counts, sums = empty_table(min(1024, most), self.channels)
+            while True:
+                line, largest = count_rows(block, values, line, end, shape, place, whole, counts.ravel(), sums.ravel())
+                if line == end or largest >= most:
+                    return counts, sums, line
+                counts, sums = _longer(counts, sums, min(2 * largest, most), self.channels)
 
-        for counts, sums in run_threads(count, split_range(rows, threads), threads):
-            self._merge(counts, sums)
+        parts = split_range(rows, threads)
+        if threads > 1:
+            for k, (counts, sums, line) in enumerate(run_threads(count, parts, threads)):
+                self._widen(len(counts))
+                self._merge(counts, sums)
+                parts[k] = line, parts[k][1]
+        for line, end in parts:
+            done = line
+            while done < end:
+                tables = self._counts.ravel(), self._sums.ravel()
+                done, largest = count_rows(block, values, done, end, shape, place, whole, *tables)
+                if done < end:
+                    self._widen(largest + 1)
 
     def merge(self, other: ObjectStatistics, names: NDArray[Any] | None = None) -> None:
         """Take in what another one has counted of the same image.
@@ -101,7 +115,7 @@ class ObjectStatistics:
             self._widen(len(other._counts))
             self._merge(other._counts, other._sums)
             return
-        seen = np.flatnonzero(other._counts[:, _AREA] > 0)
+        seen = np.flatnonzero(other._counts[:, AREA] > 0)
         seen = seen[names[seen] > 0]
         if len(seen):
             into = names[seen].astype(np.int64)
@@ -127,18 +141,18 @@ class ObjectStatistics:
         """
         self._widen(labels + 1)
         ready = ObjectStatistics.restored(self.shape, self._counts[: labels + 1], self._sums[: labels + 1])
-        nothing = _empty(1, self.channels)
+        nothing = empty_table(1, self.channels)
         self._counts = np.concatenate([nothing[0], self._counts[labels + 1 :]])
         self._sums = np.concatenate([nothing[1], self._sums[labels + 1 :]])
         return ready.finish()
 
     def finish(self) -> ObjectTable:
         """The table of every label seen, in order."""
-        seen = np.flatnonzero(self._counts[:, _AREA] > 0)
+        seen = np.flatnonzero(self._counts[:, AREA] > 0)
         seen = seen[seen > 0]
         counts = self._counts[seen]
         axes = slice(3 - len(self.shape), 3)
-        area = counts[:, _AREA]
+        area = counts[:, AREA]
         sums = self._sums[seen].reshape(len(seen), self.channels, 4)
         mean = sums[:, :, 0] / area[:, None]
         variance = np.maximum(sums[:, :, 1] / area[:, None] - mean**2, 0)
@@ -151,7 +165,7 @@ class ObjectStatistics:
             sums[:, :, 2],
             sums[:, :, 3],
             np.sqrt(variance),
-            counts[:, _BORDER] > 0,
+            counts[:, BORDER] > 0,
         )
 
     def _channel_block(self, intensity: NDArray[Any] | None, shape: tuple[int, ...]) -> NDArray[Any]:
@@ -165,13 +179,12 @@ class ObjectStatistics:
             )
         if intensity.dtype not in (np.uint8, np.uint16, np.float32) or not intensity.dtype.isnative:
             intensity = intensity.astype(np.float32)
-        return np.ascontiguousarray(intensity).reshape(self.channels, *volume_shape(shape))
+        return np.ascontiguousarray(intensity).reshape(-1)
 
     def _widen(self, rows: int) -> None:
         if rows > len(self._counts):
-            counts, sums = _empty(max(rows, 3 * len(self._counts) // 2), self.channels)
-            counts[: len(self._counts)], sums[: len(self._sums)] = self._counts, self._sums
-            self._counts, self._sums = counts, sums
+            rows = max(rows, 3 * len(self._counts) // 2)
+            self._counts, self._sums = _longer(self._counts, self._sums, rows, self.channels)
 
     def _merge(self, counts: NDArray[np.int64], sums: NDArray[np.float64]) -> None:
         mine, more = self._counts[: len(counts)], counts
@@ -207,71 +220,10 @@ def measure_objects(
     return statistics.finish()
 
 
-_AREA, _BORDER, _COUNTS = 0, 10, 11  # columns: area, sums of z y x, lowest z y x, highest z y x, border
-
-
-def _empty(rows: int, channels: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    counts = np.zeros((rows, _COUNTS), np.int64)
-    counts[:, 4:7] = np.iinfo(np.int64).max
-    counts[:, 7:10] = -1
-    sums = np.zeros((rows, channels, 4), np.float64)
-    sums[:, :, 2], sums[:, :, 3] = np.inf, -np.inf
-    return counts, sums.reshape(rows, 4 * channels)
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _count_rows(
-    labels: NDArray[np.uint32],
-    values: NDArray[Any],
-    begin: int,
-    end: int,
-    origin: NDArray[np.int64],
-    whole: NDArray[np.int64],
-    counts: NDArray[np.int64],
-    sums: NDArray[np.float64],
-) -> None:
-    height, width = labels.shape[1], labels.shape[2]
-    channels = values.shape[0]
-    for line in range(begin, end):
-        z, y = line // height, line % height
-        here = labels[z, y]
-        gz, gy = z + origin[0], y + origin[1]
-        at_border = gy == 0 or gy == whole[1] - 1 or (whole[0] > 1 and (gz == 0 or gz == whole[0] - 1))
-        x = 0
-        while x < width:
-            label = here[x]
-            start = x
-            while x < width and here[x] == label:
-                x += 1
-            if label == 0:
-                continue
-            # a run of one label is one visit to its row of the table
-            n = x - start
-            first, last = start + origin[2], x - 1 + origin[2]
-            row = counts[label]
-            row[0] += n
-            row[1] += gz * n
-            row[2] += gy * n
-            row[3] += (first + last) * n // 2
-            row[4] = min(row[4], gz)
-            row[5] = min(row[5], gy)
-            row[6] = min(row[6], first)
-            row[7] = max(row[7], gz)
-            row[8] = max(row[8], gy)
-            row[9] = max(row[9], last)
-            if at_border or first == 0 or last == whole[2] - 1:
-                row[10] = 1
-            for c in range(channels):
-                total, square = 0.0, 0.0
-                low, high = np.inf, -np.inf
-                source = values[c, z, y]
-                for i in range(start, x):
-                    value = np.float64(source[i])
-                    total += value
-                    square += value * value
-                    low = min(low, value)
-                    high = max(high, value)
-                sums[label, 4 * c] += total
-                sums[label, 4 * c + 1] += square
-                sums[label, 4 * c + 2] = min(sums[label, 4 * c + 2], low)
-                sums[label, 4 * c + 3] = max(sums[label, 4 * c + 3], high)
+def _longer(
+    counts: NDArray[np.int64], sums: NDArray[np.float64], rows: int, channels: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The tables with more rows."""
+    more_counts, more_sums = empty_table(rows, channels)
+    more_counts[: len(counts)], more_sums[: len(sums)] = counts, sums
+    return more_counts, more_sums
