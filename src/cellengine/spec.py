@@ -187,6 +187,13 @@ class ModelSpec:
                 raise ValueError(f"{name} is {given}; expected {dims} positive numbers for the axes {self.axes}.")
         if self.voxel_size_um is not None and self.reduce is not None:
             raise ValueError("voxel_size_um and reduce are both given; a model is made for one of them.")
+        if isinstance(self.decoder, ArgMax | ClassOf):
+            scored = next((output.channels for output in self.outputs if output.name == "classes"), 0)
+            if not scored or scored != len(self.classes):
+                raise ValueError(
+                    f"{len(self.classes)} classes are named ({', '.join(self.classes) or 'none'}); "
+                    f"expected one for each of the {scored} channels of the output classes."
+                )
         if any(t % d for t, d in zip(self.tile, self.divisor, strict=True)):
             raise ValueError(f"the tile {self.tile} is not a multiple of the divisor {self.divisor}.")
 

@@ -171,15 +171,25 @@ def report(summary: Summary, output: Path) -> None:
             click.echo(f"warning: {warning}", err=True)
         if number <= MOST_LINES:
             click.echo(
-                f"file {number}/{len(records)} {name}: {_objects(record['objects'])}, {seconds_by_stage(record)}"
+                f"file {number}/{len(records)} {name}: {_found(record, summary.task)}, {seconds_by_stage(record)}"
             )
     if len(records) > MOST_LINES:
         click.echo(f"... and {len(records) - MOST_LINES} more, see {output / 'run.json'}")
     how = summary.session
     files = "1 file" if len(records) == 1 else f"{len(records)} files"
-    total = _objects(sum(record["objects"] for record in records.values()))
-    click.echo(f"{total} in {files} with {how['backend']} {how['precision']} on {how['device']}")
+    total = f"{_objects(sum(record['objects'] for record in records.values()))} in {files}"
+    if summary.task == "semantic":
+        total = f"classes of {files}"
+    click.echo(f"{total} with {how['backend']} {how['precision']} on {how['device']}")
     click.echo(f"look at {_overlay(output, records)}; all results are in {output}")
+
+
+def _found(record: dict[str, Any], task: str) -> str:
+    """Objects, and the shares of the classes where a model tells them apart: of the objects, or of the picture."""
+    named = ", ".join(f"{name} {entry['share']:.1%}" for name, entry in record.get("classes", {}).items())
+    if task == "semantic":
+        return named
+    return _objects(record["objects"]) + (f" ({named})" if named else "")
 
 
 def _objects(count: int) -> str:

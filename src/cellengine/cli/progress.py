@@ -10,16 +10,16 @@ from typing import Any
 
 import click
 
-from cellengine.engine.infer import Progress
+from cellengine.engine.run import Progress
 
 PLAIN_EVERY_S = 15.0
 
 
 @contextmanager
-def show_progress() -> Iterator[Progress]:
-    """Tell how far `infer` is, on stderr."""
+def show_progress(unit: str = "tiles") -> Iterator[Progress]:
+    """Tell on stderr how far a run is, counted in `unit`."""
     if not sys.stderr.isatty():
-        yield _Plain().progress()
+        yield _Plain(unit).progress()
         return
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
@@ -28,7 +28,7 @@ def show_progress() -> Iterator[Progress]:
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("tiles"),
+        TextColumn(unit),
         TimeRemainingColumn(),
     )
     with Bar(*columns, transient=True) as bar:
@@ -42,13 +42,14 @@ def seconds_by_stage(record: Mapping[str, Any]) -> str:
     """The time that a file took, and what took it: "2.31 s (scale 0.02, network 1.90, ...)"."""
     seconds = record["seconds"]
     stages = ", ".join(f"{name} {value:.2f}" for name, value in seconds.items() if name != "total")
-    return f"{seconds['total'] + seconds['write']:.2f} s ({stages})"
+    return f"{seconds['total']:.2f} s ({stages})"
 
 
 class _Plain:
     """A line every 15 s: a run that takes less says nothing before its report."""
 
-    def __init__(self) -> None:
+    def __init__(self, unit: str) -> None:
+        self._unit = unit
         self._name, self._tiles, self._done = "", 0, 0
         self._said = self._begun = time.monotonic()
 
@@ -71,4 +72,4 @@ class _Plain:
         self._said = now
         left = (now - self._begun) * (self._tiles - self._done) / self._done if self._done else None
         until = "" if left is None else f", {left:.0f} s left in it"
-        click.echo(f"{self._name}: {self._done} of {self._tiles} tiles{until}", err=True)
+        click.echo(f"{self._name}: {self._done} of {self._tiles} {self._unit}{until}", err=True)

@@ -9,9 +9,10 @@ from typing import Any, Literal
 import numpy as np
 
 from cellengine.engine.backends import open_session
-from cellengine.engine.infer import Result, infer_source
+from cellengine.engine.infer import infer_source
 from cellengine.engine.model_file import resolve_model
 from cellengine.engine.options import InferOptions
+from cellengine.engine.run import Result
 from cellengine.engine.session import Session
 from cellengine.io import open_source
 

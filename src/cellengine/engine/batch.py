@@ -14,18 +14,20 @@ from cellengine.engine.backends import open_session
 from cellengine.engine.backends.hardware import cpu_count, cpu_name
 from cellengine.engine.environment import peak_memory_bytes, versions
 from cellengine.engine.flow import Stop, stop_on_signals
-from cellengine.engine.infer import Progress, infer_source
+from cellengine.engine.infer import infer_source
 from cellengine.engine.journal import Journal, hold_output, open_journal
 from cellengine.engine.model_file import ModelFile, read_model_file, resolve_model
 from cellengine.engine.options import InferOptions
-from cellengine.engine.outputs import fingerprint, write_outputs
+from cellengine.engine.outputs import fingerprint, write_class_map, write_outputs
 from cellengine.engine.plan import check_tile, ram_limit
 from cellengine.engine.resample import size_unknown
+from cellengine.engine.run import Progress
 from cellengine.engine.session import Session
 from cellengine.engine.stream import must_stream, stream_source
 from cellengine.errors import InputError, PartialFailure, UsageError
 from cellengine.io import InputFile, find_inputs, open_source, output_stems, write_table
 from cellengine.io.opening import DEFAULT_CACHE_BYTES
+from cellengine.spec import ArgMax
 
 Plain = dict[str, Any]
 
@@ -59,6 +61,8 @@ class Summary:
     failures: list[Plain] = field(default_factory=list)
     session: Plain = field(default_factory=dict)
     already_complete: bool = False
+    task: str = "instances"
+    """what the model does, as its spec says"""
 
 
 def infer_files(
@@ -102,7 +106,7 @@ def infer_files(
             f"{'the others are done' if len(failures) < len(jobs) else 'nothing is done'}: "
             f"see {output / 'failures.csv'}, mend them, and run the same command again."
         )
-    return Summary(journal.finished, failures, described)
+    return Summary(journal.finished, failures, described, task=file.spec.task)
 
 
 def _jobs(found: Sequence[InputFile]) -> list[Job]:
@@ -165,7 +169,9 @@ def label_file(
     ) as source:
         warnings = _missing(source.name, source.missing_chunks(), options) + size_unknown(source, session.spec)
         stem, is_zarr = output / job.stem, job.path.is_dir()
-        if must_stream(source, session, options):
+        if isinstance(session.spec.decoder, ArgMax):
+            run, written = write_class_map(stem, source, session, options, stop, progress, is_zarr=is_zarr)
+        elif must_stream(source, session, options):
             run, written = stream_source(source, session, options, stop, progress, stem, is_zarr=is_zarr)
         else:
             result = infer_source(source, session, options, stop, progress)
@@ -173,6 +179,7 @@ def label_file(
             written = write_outputs(stem, source, result, options, is_zarr=is_zarr)
             run = result.run
             run["seconds"]["write"] = round(time.perf_counter() - begun, 4)
+            run["seconds"]["total"] = round(run["seconds"]["total"] + run["seconds"]["write"], 4)
         if unfit := run["not_finite"]:
             warnings.append(f"{source.name}: {unfit} values that are NaN or infinite were taken as 0")
     outputs = [job.stem.with_name(name).as_posix() for name in written]

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -18,57 +16,21 @@ from cellengine.engine.label import label, on_picture
 from cellengine.engine.options import InferOptions
 from cellengine.engine.plan import Plan, plan_picture, ram_limit
 from cellengine.engine.predict import Scores, predict
+from cellengine.engine.run import Clock, Progress, Result, check_finite, describe_run, label_axes
 from cellengine.engine.scale import Intensities, measure_scene
 from cellengine.engine.scene import Scene, scenes
+from cellengine.engine.semantic import map_classes
 from cellengine.engine.session import Session
 from cellengine.engine.table import Table, join_tables, measure_picture
-from cellengine.errors import InputError, ResourceError
+from cellengine.errors import ResourceError
+from cellengine.geometry import Region
 from cellengine.io import ImageSource, MemorySource
+from cellengine.io.sink import MemorySink
+from cellengine.spec import ArgMax
+
+__all__ = ["Progress", "Result", "infer_array", "infer_source"]
 
 Array = np.ndarray[Any, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What `infer` found in one source."""
-
-    labels: Array
-    """uint32; the axes of the source without C (and T where one time point was chosen). 0 is background, objects are
-    numbered through the whole source"""
-    axes: str
-    """axes of `labels`"""
-    objects: Table
-    """one row an object: column name -> values"""
-    run: dict[str, Any]
-    """plain data: shapes, counts, seconds per stage, warnings"""
-    shown: tuple[Scene, Array]
-    """the middle picture and its labels: what an overlay shows"""
-
-
-@dataclass(slots=True)
-class Clock:
-    """Seconds by stage. Stages overlap, so their sum may exceed the wall time."""
-
-    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        """Add the time spent inside to `stage`; any thread may."""
-        begun = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[stage] += time.perf_counter() - begun
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Who is told how far a run is."""
-
-    begin: Callable[[str, int], None] = lambda name, tiles: None
-    """a source begins: its name and number of tiles"""
-    advance: Callable[[int], None] = lambda tiles: None
-    """so many tiles more are done"""
 
 
 def infer_source(
@@ -80,10 +42,28 @@ def infer_source(
 ) -> Result:
     """Label and measure every picture in `source` with the model of `session`.
 
-    Labelling and measuring a picture overlap with the network's work on the next one. Raises InputError for what the
-    model cannot take, Interrupted when `stop` says so.
+    A semantic model gives every voxel its class, any other one finds objects. Raises InputError for what the model
+    cannot take, Interrupted when `stop` says so.
     """
-    stop, progress, clock = stop or Stop(), progress or Progress(), Clock()
+    stop, progress = stop or Stop(), progress or Progress()
+    if isinstance(session.spec.decoder, ArgMax):
+        return _classes(source, session, options, stop, progress)
+    return _objects(source, session, options, stop, progress)
+
+
+def _classes(source: ImageSource, session: Session, options: InferOptions, stop: Stop, progress: Progress) -> Result:
+    """Tiles to classes: nothing but the class map is kept."""
+    axes, shape = label_axes(source, options)
+    sink = MemorySink(shape, np.dtype(np.uint8))
+    found = map_classes(source, session, options, stop, progress, sink)
+    middle = found.pictures[len(found.pictures) // 2]
+    shown = sink.array[middle.place(axes, Region.whole(middle.shape)).slices].reshape(middle.shape)
+    return Result(sink.array, axes, found.table, found.run, (middle, shown))
+
+
+def _objects(source: ImageSource, session: Session, options: InferOptions, stop: Stop, progress: Progress) -> Result:
+    """Tiles to scores to labels; labelling and measuring a picture overlap with the network's work on the next one."""
+    clock = Clock()
     begun = time.perf_counter()
     pictures = scenes(source, session.spec, options)
     plans = [plan_picture(scene.seen.shape, session, options) for scene in pictures]
@@ -121,34 +101,6 @@ def infer_source(
     axes, shape = label_axes(source, options)
     middle = len(pictures) // 2
     return Result(labels.reshape(shape), axes, objects, run, (pictures[middle], labels[middle]))
-
-
-def label_axes(source: ImageSource, options: InferOptions) -> tuple[str, tuple[int, ...]]:
-    """Axes and shape of the labels of a source: its own without C, and without T where one time point was chosen."""
-    dropped = "C" if options.timepoint is None else "CT"
-    axes = "".join(a for a in source.axes if a not in dropped)
-    return axes, tuple(n for a, n in zip(source.axes, source.shape, strict=True) if a in axes)
-
-
-def describe_run(
-    source: ImageSource, plans: Sequence[Plan], objects: int, unfit: int, clock: Clock, seconds: float
-) -> dict[str, Any]:
-    """What is recorded of one source: plain data."""
-    return {
-        "shape": list(source.shape),
-        "axes": source.axes,
-        "dtype": str(source.dtype),
-        "voxel_size_um": source.voxel_size_um and list(source.voxel_size_um),
-        "network_shape": list(plans[0].shape),
-        "pictures": len(plans),
-        "tile": list(plans[0].tile),
-        "halo": list(plans[0].halo),
-        "tiles": sum(len(plan.tiles) for plan in plans),
-        "objects": objects,
-        "not_finite": unfit,
-        "seconds": {**{k: round(v, 4) for k, v in clock.seconds.items()}, "total": round(seconds, 4)},
-        "voxels_per_s": round(sum(prod(plan.shape) for plan in plans) / seconds),
-    }
 
 
 def infer_array(image: Array, session: Session, options: InferOptions | None = None) -> Result:
@@ -197,16 +149,6 @@ def _check_memory(
             f"{source.name}: labelling {voxels * len(pictures):,} voxels needs about {needed / 1e9:.1f} GB of memory, "
             f"{allowed / 1e9:.1f} GB may be used: take a smaller piece, or --timepoint for one of a series."
         )
-
-
-def check_finite(source: ImageSource, intensities: Intensities, options: InferOptions) -> int:
-    """Number of values that are no number; an error unless the user said what to do with them."""
-    if options.nan == "error":
-        raise InputError(
-            f"{source.name}: found {intensities.not_finite} values that are NaN or infinite, expected numbers; "
-            "mend the file, or take them as 0 with --nan zero."
-        )
-    return intensities.not_finite
 
 
 def number_through(labels: Array, counts: Sequence[int]) -> None:

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from math import prod
 from pathlib import Path
+from typing import Any
 
-from cellengine.engine.infer import Result
+import numpy as np
+
+from cellengine.engine.flow import Stop
 from cellengine.engine.options import InferOptions
 from cellengine.engine.overlay import draw_overlay
+from cellengine.engine.run import Progress, Result, label_axes
+from cellengine.engine.semantic import map_classes
+from cellengine.engine.session import Session
 from cellengine.errors import InputError
 from cellengine.geometry import Region
 from cellengine.io import ImageSource, create_sink, write_png, write_table
@@ -20,10 +27,7 @@ LARGEST_TIFF_BYTES = 2 << 30
 
 def write_outputs(stem: Path, source: ImageSource, result: Result, options: InferOptions, is_zarr: bool) -> list[str]:
     """Write `<stem>.labels.*`, `<stem>.objects.csv` and `<stem>.overlay.png` side by side; return their names."""
-    zarr = options.format == "ome-zarr" or (
-        options.format == "auto" and (is_zarr or result.labels.nbytes > LARGEST_TIFF_BYTES)
-    )
-    labels = stem.with_name(stem.name + (".labels.ome.zarr" if zarr else ".labels.tif"))
+    labels = labels_path(stem, result.labels.nbytes, options, is_zarr=is_zarr)
     table = stem.with_name(stem.name + ".objects.csv")
     overlay = stem.with_name(stem.name + ".overlay.png")
     with writing(stem.parent):
@@ -41,6 +45,36 @@ def write_outputs(stem: Path, source: ImageSource, result: Result, options: Infe
         for future in [pool.submit(task) for task in tasks]:
             future.result()
     return [path.name for path in (labels, table, overlay)]
+
+
+def write_class_map(
+    stem: Path,
+    source: ImageSource,
+    session: Session,
+    options: InferOptions,
+    stop: Stop,
+    progress: Progress,
+    *,
+    is_zarr: bool,
+) -> tuple[dict[str, Any], list[str]]:
+    """Run a semantic model: `<stem>.labels.*` (class numbers), `<stem>.classes.csv` (areas) and `<stem>.overlay.png`.
+
+    Any size of picture; memory does not grow with it. Returns what is recorded, and the names of the outputs.
+    """
+    axes, shape = label_axes(source, options)
+    labels = labels_path(stem, prod(shape), options, is_zarr=is_zarr)
+    table, overlay = (stem.with_name(stem.name + end) for end in (".classes.csv", ".overlay.png"))
+    with create_sink(labels, shape, axes, source.voxel_size_um, np.uint8) as sink:
+        found = map_classes(source, session, options, stop, progress, sink)
+        write_png(overlay, found.window.draw(found.pictures[len(found.pictures) // 2]))
+        write_table(table, found.table)
+    return found.run, [path.name for path in (labels, table, overlay)]
+
+
+def labels_path(stem: Path, nbytes: int, options: InferOptions, *, is_zarr: bool) -> Path:
+    """Where labels of `nbytes` go, by what was asked for, the kind of the input, and their size."""
+    zarr = options.format == "ome-zarr" or (options.format == "auto" and (is_zarr or nbytes > LARGEST_TIFF_BYTES))
+    return stem.with_name(stem.name + (".labels.ome.zarr" if zarr else ".labels.tif"))
 
 
 def fingerprint(path: Path) -> dict[str, object]:

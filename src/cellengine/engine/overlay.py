@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
@@ -33,16 +34,48 @@ def draw_overlay(scene: Scene, labels: Array) -> Array:
     if longest > LARGEST_PX:
         step = ceil(longest / LARGEST_PX)
         image, flat = image[:, ::step, ::step], flat[::step, ::step]
-    elif longest < SMALLEST_PX:
-        times = SMALLEST_PX // longest
-        image, flat = (np.repeat(np.repeat(a, times, -1), times, -2) for a in (image, flat))
-    return draw_plane(image, flat, scene.source.is_rgb)
+    return draw_plane(*_enlarged(image, flat), scene.source.is_rgb)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The part of a large picture that its overlay shows, and the labels there as they are found."""
+
+    region: Region
+    labels: Array
+
+    @classmethod
+    def central(cls, shape: tuple[int, ...]) -> Window:
+        """The centre of the middle plane of a picture."""
+        sides = (1,) * (len(shape) - 2) + tuple(min(n, LARGEST_PX) for n in shape[-2:])
+        start = tuple(n // 2 if s == 1 else (n - s) // 2 for n, s in zip(shape, sides, strict=True))
+        region = Region(start, tuple(a + s for a, s in zip(start, sides, strict=True)))
+        return cls(region.intersect(Region.whole(shape)), np.zeros(sides, np.uint32))
+
+    def take(self, region: Region, labels: Array) -> None:
+        """Keep what the window shows of the labels of a box of the picture."""
+        part = self.region.intersect(region)
+        if part.size:
+            self.labels[part.relative_to(self.region)] = labels[part.relative_to(region)]
+
+    def draw(self, scene: Scene) -> Array:
+        """RGB uint8 of the window with its objects outlined; what is small is enlarged."""
+        image = scene.read_all_channels(self.region)
+        image = image.reshape(len(image), *self.labels.shape[-2:])
+        return draw_plane(*_enlarged(image, self.labels.reshape(image.shape[1:])), scene.source.is_rgb)
+
+
+def _enlarged(image: Array, labels: Array) -> tuple[Array, Array]:
+    times = max(1, SMALLEST_PX // max(labels.shape))
+    if times == 1:
+        return image, labels
+    return np.repeat(np.repeat(image, times, -1), times, -2), np.repeat(np.repeat(labels, times, -1), times, -2)
 
 
 def draw_plane(image: Array, labels: Array, is_rgb: bool) -> Array:
     """RGB uint8 of one plane, image (C, y, x), with its objects, labels (y, x), outlined."""
     base = _to_rgb(image, is_rgb)
-    _draw_outlines(base, np.ascontiguousarray(labels), PALETTE)
+    _draw_outlines(base, np.ascontiguousarray(labels, np.uint32), PALETTE)
     return base
 
 

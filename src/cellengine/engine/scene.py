@@ -58,6 +58,14 @@ class Scene:
         size = self.source.voxel_size_um
         return None if size is None else size[len(size) - len(self.axes) :]
 
+    def place(self, axes: str, region: Region) -> Region:
+        """Where a box of this picture lies in the labels of the source, whose axes are `axes`."""
+        inside = iter(zip(region.start, region.stop, strict=True))
+        bounds = [
+            next(inside) if axis in self.axes else (self.at[axis.lower()], self.at[axis.lower()] + 1) for axis in axes
+        ]
+        return Region(tuple(a for a, _ in bounds), tuple(b for _, b in bounds))
+
     def read(self, region: Region) -> Array:
         """Raw values of the model's channels, (C, *region.shape); the region lies inside the picture.
 

@@ -14,13 +14,14 @@ import numpy as np
 
 from cellengine.engine.blocks import BlockLabels, Margins, block_margins, choose_core, label_blocks, plan_blocks
 from cellengine.engine.flow import Stop, overlap
-from cellengine.engine.infer import Clock, Progress, check_finite, describe_run, label_axes, memory_needed
+from cellengine.engine.infer import memory_needed
 from cellengine.engine.label import label
 from cellengine.engine.options import InferOptions
-from cellengine.engine.outputs import LARGEST_TIFF_BYTES
-from cellengine.engine.overlay import LARGEST_PX, draw_plane
+from cellengine.engine.outputs import labels_path
+from cellengine.engine.overlay import Window
 from cellengine.engine.plan import Plan, plan_picture, ram_limit
 from cellengine.engine.predict import SCORE_STEPS, Scores, predict_batches, quantise, tile_batches
+from cellengine.engine.run import Clock, Progress, check_finite, describe_run, label_axes
 from cellengine.engine.scale import measure_scene
 from cellengine.engine.scene import Scene, scenes
 from cellengine.engine.session import Session
@@ -149,10 +150,7 @@ def stream_source(
     how = plan_streaming(source, pictures[0], session, options)
     progress.begin(source.name, sum(len(plan.tiles) for plan in plans))
     axes, shape = label_axes(source, options)
-    zarr = options.format == "ome-zarr" or (
-        options.format == "auto" and (is_zarr or 4 * prod(shape) > LARGEST_TIFF_BYTES)
-    )
-    paths = [stem.with_name(stem.name + end) for end in (".labels.ome.zarr" if zarr else ".labels.tif", ".objects.csv")]
+    paths = [labels_path(stem, 4 * prod(shape), options, is_zarr=is_zarr), stem.with_name(stem.name + ".objects.csv")]
     overlay = stem.with_name(stem.name + ".overlay.png")
     unfit = objects = 0
     with writing(stem.parent):
@@ -169,7 +167,7 @@ def stream_source(
                 unfit += check_finite(source, intensities, options)
                 scene = replace(scene, fill=True)
             job = _Picture(scene, plan, how, session.spec, stem, clock, stop)
-            view = _Window.central(scene.shape) if index == len(pictures) // 2 else None
+            view = Window.central(scene.shape) if index == len(pictures) // 2 else None
             if intensities.constant:
                 # nothing to see: the sink holds background where nothing is written
                 progress.advance(len(plan.tiles))
@@ -188,35 +186,11 @@ def stream_source(
                 table = held.enter_context(TableWriter(paths[1], list(rows)))
             table.append(rows)
             if view is not None:
-                image = scene.read_all_channels(view.region)
-                plane = image.reshape(len(image), *view.labels.shape[-2:])
-                write_png(overlay, draw_plane(plane, view.labels.reshape(plane.shape[1:]), source.is_rgb))
+                write_png(overlay, view.draw(scene))
     run = describe_run(source, plans, objects, unfit, clock, time.perf_counter() - begun)
     blocks = len(plan_blocks(plans[0].shape, how.core, how.margins))
     run |= {"block": list(how.core), "overlap": how.margins.overlap, "blocks": blocks * len(pictures)}
     return run, [path.name for path in (*paths, overlay)]
-
-
-@dataclass(frozen=True, slots=True)
-class _Window:
-    """The part of a picture that the overlay shows, and its labels as they are found."""
-
-    region: Region
-    labels: Array
-
-    @classmethod
-    def central(cls, shape: tuple[int, ...]) -> _Window:
-        """The centre of the middle plane of a picture."""
-        sides = (1,) * (len(shape) - 2) + tuple(min(n, LARGEST_PX) for n in shape[-2:])
-        start = tuple(n // 2 if s == 1 else (n - s) // 2 for n, s in zip(shape, sides, strict=True))
-        region = Region(start, tuple(a + s for a, s in zip(start, sides, strict=True)))
-        return cls(region.intersect(Region.whole(shape)), np.zeros(sides, np.uint32))
-
-    def take(self, core: Region, labels: Array) -> None:
-        """Keep what the window shows of the core of a block."""
-        part = self.region.intersect(core)
-        if part.size:
-            self.labels[part.relative_to(self.region)] = labels[part.relative_to(core)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +218,7 @@ class _Picture:
         sink: LabelSink,
         axes: str,
         before: int,
-        view: _Window | None,
+        view: Window | None,
     ) -> Table:
         """Label in blocks; then renumber, write and measure them in one pass. `before`: objects of earlier pictures."""
         how, decoder, grid = self.how, self.spec.decoder, self.scene.grid
@@ -261,7 +235,7 @@ class _Picture:
                 for total, part in zip((raw, score), measured, strict=True):
                     total.merge(part, found.names[number])
                 final[final > 0] += np.uint32(before)
-                place = _place(axes, self.scene, piece)
+                place = self.scene.place(axes, piece)
                 sink.write(place, final.reshape(place.shape))
                 if view is not None:
                     view.take(piece, final)
@@ -309,12 +283,3 @@ class _Picture:
 def _scratch(stem: Path, what: str) -> Path:
     """Where a scratch file of the outputs `stem` lies."""
     return partial_name(stem, f"{what}.scratch")
-
-
-def _place(axes: str, scene: Scene, core: Region) -> Region:
-    """Where a box of a picture lies in the labels of the source, whose axes are `axes`."""
-    inside = iter(zip(core.start, core.stop, strict=True))
-    bounds = [
-        next(inside) if axis in scene.axes else (scene.at[axis.lower()], scene.at[axis.lower()] + 1) for axis in axes
-    ]
-    return Region(tuple(a for a, _ in bounds), tuple(b for _, b in bounds))
