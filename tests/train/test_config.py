@@ -31,9 +31,11 @@ def test_overrides_reach_their_section() -> None:
     [
         ("optimizer.lr=1", r"Unknown setting optimizer\.lr; known here: .*rate"),
         ("epochs=many", "epochs: found 'many', expected a whole number"),
-        ("loss.foreground=focal", "found 'focal', expected one of 'bce', 'dice', 'bce\\+dice'"),
+        ("loss.foreground=hinge", "found 'hinge', expected one of 'bce', 'dice', 'bce\\+dice', 'focal'"),
         ("data.crop_px=[100, 100]", "not a multiple of"),
         ('channels=["grey"]', "1 channel names for a model of 3 channels"),
+        ("augment.set=nuclie", "augment.set: found 'nuclie', expected one of none, nuclei"),
+        ("accumulate=3", "a batch of 8 cannot be accumulated in 3 equal parts"),
     ],
 )
 def test_what_does_not_fit_is_named(override: str, message: str) -> None:

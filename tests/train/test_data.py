@@ -24,7 +24,7 @@ def tiny_config(folder: Path, *more: str) -> TrainConfig:
 
 def test_a_sample_depends_on_its_number_alone(tmp_path: Path) -> None:
     config = tiny_config(write_annotated(tmp_path, 4))
-    pictures = read_pictures(config)["train"]
+    pictures = read_pictures(config).train
     first, second = Samples(pictures, config), Samples(pictures, config)
     order = [5, 0, 3]
     for i in order:
@@ -37,7 +37,7 @@ def test_a_sample_depends_on_its_number_alone(tmp_path: Path) -> None:
 
 def test_image_and_targets_change_together(tmp_path: Path) -> None:
     config = tiny_config(write_annotated(tmp_path, 4), "augment.blur_probability=0", "augment.noise_probability=0")
-    samples = Samples(read_pictures(config)["train"], config)
+    samples = Samples(read_pictures(config).train, config)
     for i in range(8):
         image, (foreground, _, _) = samples[i]
         inside = image[0][foreground > 0.9]

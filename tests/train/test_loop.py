@@ -110,12 +110,16 @@ def test_a_run_is_not_overwritten_nor_continued_with_other_settings(tmp_path: Pa
         run(other, tmp_path / "run", resume=True)
 
 
-def test_weights_of_another_network_are_refused_as_a_start(tmp_path: Path) -> None:
+def test_a_start_takes_what_fits_and_says_what_it_left_out(tmp_path: Path) -> None:
     data = write_annotated(tmp_path / "data", 4)
     run(tiny_config(data, *SHORT, "epochs=1"), tmp_path / "run")
     wider = tiny_config(data, *SHORT, "epochs=1", "model.widths=[8, 24]")
-    with pytest.raises(ModelError, match="another network"):
-        run(wider, tmp_path / "other", init=tmp_path / "run" / "best.pt")
+    lines = run(wider, tmp_path / "other", init=tmp_path / "run" / "best.pt")
+    assert any("are taken as a start" in line for line in lines)
+    assert any("left out, they start anew: down.1.0.weight" in line for line in lines)
+    torch.save({"stem.weight": torch.zeros(3)}, tmp_path / "foreign.pt")
+    with pytest.raises(ModelError, match="nothing fits by name and shape"):
+        run(wider, tmp_path / "third", init=tmp_path / "foreign.pt")
 
 
 def test_a_checkpoint_with_code_inside_is_refused_and_nothing_runs(tmp_path: Path) -> None:

@@ -8,9 +8,13 @@ from scipy import ndimage
 
 pytest.importorskip("torch")
 
-from cellengine.train.config import LossConfig
-from cellengine.train.targets import make_targets
+from cellengine.train.settings import LossConfig, TargetConfig
+from cellengine.train.targets import Maps, make_maps
 from tests.synthetic import draw_cells
+
+
+def make(labels: np.ndarray, loss: LossConfig) -> Maps:
+    return make_maps(labels, ("foreground", "distance"), TargetConfig(), loss)
 
 
 def slow_distance(labels: np.ndarray) -> np.ndarray:
@@ -29,29 +33,29 @@ def test_distance_is_one_in_the_middle_of_every_cell_and_matches_the_reference()
     inner = np.zeros_like(labels)
     inner[12:-12, 12:-12] = labels[12:-12, 12:-12]
     whole = np.isin(labels, np.setdiff1d(np.unique(labels), np.unique(np.where(inner > 0, 0, labels)))) * labels
-    targets = make_targets(whole, LossConfig())
-    np.testing.assert_allclose(targets.distance.astype(float), slow_distance(whole), atol=1e-3)
-    np.testing.assert_array_equal(targets.foreground, whole > 0)
+    targets = make(whole, LossConfig())
+    np.testing.assert_allclose(targets["distance"].astype(float), slow_distance(whole), atol=1e-3)
+    np.testing.assert_array_equal(targets["foreground"], whole > 0)
 
 
 def test_touching_cells_are_parted_in_distance_and_weigh_more() -> None:
     labels = np.zeros((20, 40), np.uint16)
     labels[5:15, 5:20], labels[5:15, 20:35] = 1, 2
-    targets = make_targets(labels, LossConfig(separation_weight=3.0, small_object_weight=0.0))
-    assert targets.distance[10, 19] == 0 < targets.distance[10, 12]
-    assert targets.weight[10, 19] == 4.0
-    assert targets.weight[0, 0] == 1.0
+    targets = make(labels, LossConfig(separation_weight=3.0, small_object_weight=0.0))
+    assert targets["distance"][10, 19] == 0 < targets["distance"][10, 12]
+    assert targets["weight"][10, 19] == 4.0
+    assert targets["weight"][0, 0] == 1.0
 
 
 def test_small_cells_weigh_more_within_the_limit() -> None:
     labels = np.zeros((60, 60), np.uint16)
     labels[2:4, 2:4], labels[10:30, 10:30], labels[35:55, 35:55] = 1, 2, 3
-    weight = make_targets(labels, LossConfig(separation_weight=0.0, small_object_weight=2.0)).weight
+    weight = make(labels, LossConfig(separation_weight=0.0, small_object_weight=2.0))["weight"]
     assert weight[2, 2] == 3.0
     assert weight[20, 20] == 1.0
 
 
 def test_a_picture_without_cells_is_all_background() -> None:
-    targets = make_targets(np.zeros((8, 9), np.uint8), LossConfig())
-    assert not targets.foreground.any()
-    assert (targets.weight == 1).all()
+    targets = make(np.zeros((8, 9), np.uint8), LossConfig())
+    assert not targets["foreground"].any()
+    assert (targets["weight"] == 1).all()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 CONV: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
 CONV_TRANSPOSE: dict[int, Any] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -41,3 +43,29 @@ class Up(nn.Module):
         """`x` (N, C, *coarse) and `skip` (N, channels_out, *fine) to (N, channels_out, *fine)."""
         joined: torch.Tensor = self.block(torch.cat([skip, self.up(x)], dim=1))
         return joined
+
+
+def recompute(block: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
+    """`block(*inputs)`, keeping only the inputs for the backward pass, which runs the block again (Chen et al. 2016).
+
+    BatchNorm's running statistics move once, as without it; the gradient is the same.
+    """
+
+    def passes() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), _still_statistics(block)
+
+    answer: torch.Tensor = checkpoint(block, *inputs, use_reentrant=False, context_fn=passes)
+    return answer
+
+
+@contextmanager
+def _still_statistics(block: nn.Module) -> Iterator[None]:
+    """Let BatchNorm normalise by the batch without moving its running statistics."""
+    norms = [m for m in block.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True

@@ -18,20 +18,21 @@ from cellengine.spec import ModelSpec
 class TorchSession:
     """`module` (image -> dict of outputs, as the spec names them) in evaluation mode, on the device where it lies.
 
-    bf16 is autocast on top of fp32 weights. The module stays the caller's: its weights are read at every run, so one
-    session serves a whole training; each run switches to evaluation mode and back. One caller at a time.
+    bf16 and fp16 are autocast on top of fp32 weights. The module stays the caller's: its weights are read at every
+    run, so one session serves a whole training; each run switches to evaluation mode and back. One caller at a time.
     """
 
     backend = "torch"
     concurrency = 1
 
-    def __init__(self, module: nn.Module, spec: ModelSpec, precision: Literal["fp32", "bf16"] = "fp32") -> None:
+    def __init__(self, module: nn.Module, spec: ModelSpec, precision: Literal["fp32", "bf16", "fp16"] = "fp32") -> None:
         self.spec = spec
         self.precision: str = precision
         self._module: nn.Module | None = module
         self._place = next((p.device for p in module.parameters()), torch.device("cpu"))
         self.device = str(self._place)
         self._layout = torch.channels_last if len(spec.axes) == 2 else torch.channels_last_3d
+        self._type = torch.float16 if precision == "fp16" else torch.bfloat16
         self._one_at_a_time = threading.Lock()
 
     def run(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
@@ -61,7 +62,7 @@ class TorchSession:
         training = [part for part in module.modules() if part.training]
         module.eval()
         try:
-            with torch.inference_mode(), torch.autocast(self._place.type, torch.bfloat16, self.precision == "bf16"):
+            with torch.inference_mode(), torch.autocast(self._place.type, self._type, self.precision != "fp32"):
                 image = torch.from_numpy(np.array(batch)).to(self._place, memory_format=self._layout)
                 outputs = module(image)
                 return {name: np.array(value.float().cpu().numpy(), order="C") for name, value in outputs.items()}

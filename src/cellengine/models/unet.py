@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
 
-from cellengine.models.blocks import CONV, MAX_POOL, ConvBlock, Up
-from cellengine.spec import OutputName
+from cellengine.models.blocks import CONV, MAX_POOL, ConvBlock, Up, recompute
+from cellengine.spec import Output, OutputName
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,9 @@ class UNetConfig:
     strides: tuple[tuple[int, ...], ...] | None = None
     """pooling per level and axis; None pools by 2 everywhere (less in z suits anisotropic voxels)"""
     heads: tuple[OutputName, ...] = ("foreground", "distance")
-    """outputs, one channel each, activated by a sigmoid"""
+    """outputs, one channel each, activated by a sigmoid; `classes` has `classes` channels, activated by a softmax"""
+    classes: int = 0
+    """channels of the head `classes`"""
     convolutions: int = 2
     """convolutions per block"""
 
@@ -34,6 +36,8 @@ class UNetConfig:
             raise ValueError(f"dims is {self.dims}; a U-Net has 2 or 3.")
         if len(self.pooling) != len(self.widths) - 1 or any(len(s) != self.dims for s in self.pooling):
             raise ValueError(f"strides {self.strides} do not fit {len(self.widths)} widths in {self.dims}D.")
+        if ("classes" in self.heads) != (self.classes > 1):
+            raise ValueError(f"{self.classes} classes and the heads {', '.join(self.heads)} do not fit each other.")
 
     @property
     def pooling(self) -> tuple[tuple[int, ...], ...]:
@@ -66,6 +70,11 @@ class UNetConfig:
                 scale *= prod(self.pooling[level])
         return round(total)
 
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        """What the network answers, in order."""
+        return tuple(Output(name, self.classes if name == "classes" else 1) for name in self.heads)
+
     def _needs(self, axis: int, level: int, low: int, high: int) -> tuple[int, int]:
         """The input voxels of `level` (inclusive) that its output voxels low..high depend on, along `axis`."""
         low, high = low - self.convolutions, high + self.convolutions
@@ -78,11 +87,15 @@ class UNetConfig:
 
 
 class UNet(nn.Module):
-    """Input (N, channels_in, *spatial) float32, sides multiples of `config.divisor`; (N, 1, *spatial) out, a head."""
+    """Input (N, channels_in, *spatial) float32, sides multiples of `config.divisor`; (N, c, *spatial) out, a head."""
+
+    HEADS: ClassVar[tuple[str, ...]] = ("heads.",)
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
         self.config = config
+        self.checkpointing = False
+        """keep only the inputs of each block while training and compute the rest again: less memory, more time"""
         dims, widths = config.dims, config.widths
         sources = (config.channels_in, *widths[:-1])
         self.down = nn.ModuleList(
@@ -93,19 +106,25 @@ class UNet(nn.Module):
             Up(dims, widths[i + 1], widths[i], config.pooling[i], config.convolutions)
             for i in reversed(range(len(widths) - 1))
         )
-        self.heads = nn.ModuleDict({name: CONV[dims](widths[0], 1, 1) for name in config.heads})
+        self.heads = nn.ModuleDict({out.name: CONV[dims](widths[0], out.channels, 1) for out in config.outputs})
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         """The last feature map, (N, widths[0], *spatial)."""
         skips = []
         for block, pool in zip(self.down, self.pool, strict=False):
-            x = block(x)
+            x = self._run(block, x)
             skips.append(x)
             x = pool(x)
-        x = self.down[-1](x)
+        x = self._run(self.down[-1], x)
         for up in self.up:
-            x = up(x, skips.pop())
+            x = self._run(up, x, skips.pop())
         return x
+
+    def _run(self, block: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
+        if self.checkpointing and self.training:
+            return recompute(block, *inputs)
+        answer: torch.Tensor = block(*inputs)
+        return answer
 
     def logits(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """What the losses are computed on."""
@@ -113,5 +132,6 @@ class UNet(nn.Module):
         return {name: head(features) for name, head in self.heads.items()}
 
     def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Values in 0..1 per head."""
-        return {name: torch.sigmoid(x) for name, x in self.logits(image).items()}
+        """Values in 0..1 per head; those of `classes` sum to 1."""
+        logits = self.logits(image)
+        return {name: x.softmax(1) if name == "classes" else torch.sigmoid(x) for name, x in logits.items()}

@@ -17,10 +17,11 @@ from monai.transforms import (
     RandRotate90d,
     RandScaleIntensityd,
     RandShiftIntensityd,
+    SomeOf,
 )
 from monai.transforms.transform import MapTransform, RandomizableTransform
 
-from cellengine.train.config import AugmentConfig
+from cellengine.train.settings import AugmentConfig
 
 Array = np.ndarray[Any, Any]
 
@@ -108,38 +109,109 @@ class RandGlared(RandomizableTransform, MapTransform):  # type: ignore[misc]
         return {**data, IMAGE: (image + glow) / (1 + glow.max())}
 
 
-def build_augmentation(config: AugmentConfig, crop_px: tuple[int, ...]) -> Compose:
-    """Augmentation of samples {image: (C, *spatial), targets: (T, *spatial)}, larger than the crop by `margin_px`."""
+class RandDeformd(RandomizableTransform, MapTransform):  # type: ignore[misc]
+    """Smooth random deformation of image and targets, alike in 2D and 3D; MONAI's two have different settings.
+
+    Shifts are drawn on a grid of `grain_px` and interpolated in between (Simard et al. 2003).
+    """
+
+    def __init__(self, prob: float, size_px: float, grain_px: float, mode: str) -> None:
+        MapTransform.__init__(self, [IMAGE, TARGETS])
+        RandomizableTransform.__init__(self, prob)
+        self.size_px, self.grain_px, self.mode = size_px, grain_px, mode
+
+    def __call__(self, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Move the voxels of both."""
+        self.randomize(None)
+        image = torch.as_tensor(data[IMAGE])
+        shape = image.shape[1:]
+        coarse = self.R.standard_normal((1, len(shape), *(int(n / self.grain_px) + 2 for n in shape)))
+        if not self._do_transform:
+            return data
+        linear = "bilinear" if len(shape) == 2 else "trilinear"
+        shifts = torch.nn.functional.interpolate(
+            torch.from_numpy(coarse.astype(np.float32)), shape, mode=linear, align_corners=True
+        )[0]
+        lines = [torch.linspace(-1, 1, n) for n in shape]
+        places = torch.stack(torch.meshgrid(*lines, indexing="ij"))
+        half = torch.tensor([max(n - 1, 1) / 2 for n in shape]).reshape(-1, *[1] * len(shape))
+        grid = (places + self.size_px * shifts / half).flip(0).movedim(0, -1)[None]
+        moved = dict(data)
+        for name, mode in ((IMAGE, "bilinear"), (TARGETS, self.mode)):
+            values = torch.as_tensor(data[name]).as_subclass(torch.Tensor)[None]
+            moved[name] = torch.nn.functional.grid_sample(
+                values, grid, mode=mode, padding_mode="reflection", align_corners=True
+            )[0]
+        return moved
+
+
+def build_augmentation(config: AugmentConfig, crop_px: tuple[int, ...], targets: str = "bilinear") -> Compose:
+    """Augmentation of samples {image: (C, *spatial), targets: (T, *spatial)}, larger than the crop by `margin_px`.
+
+    `targets` says how target maps are interpolated: "bilinear", or "nearest" for class ids.
+    """
     dims, both = len(crop_px), [IMAGE, TARGETS]
     zoom = tuple(1 / z - 1 for z in reversed(config.zoom))
     rotate = config.rotate_deg / 180 * pi
-    steps: list[Any] = [
+    crop: list[Any] = [
         RandAffined(
             both,
             spatial_size=crop_px,
             prob=config.affine_probability,
             rotate_range=rotate if dims == 2 else (rotate, 0.0, 0.0),
+            shear_range=(config.shear,) * (2 if dims == 2 else 6) if config.shear else None,
+            translate_range=tuple(config.shift * n for n in crop_px) if config.shift else None,
             scale_range=(zoom,) * dims,
-            mode="bilinear",
+            mode="bilinear" if targets == "bilinear" else ("bilinear", targets),
             padding_mode="reflection",
         )
     ]
+    if config.elastic_px and config.elastic_probability:
+        crop.append(RandDeformd(config.elastic_probability, config.elastic_px, config.elastic_grain_px, targets))
+    steps: list[Any] = []
     if config.flips:
         steps += [RandFlipd(both, prob=0.5, spatial_axis=axis) for axis in range(dims)]
-        if crop_px[-1] == crop_px[-2]:
-            steps.append(RandRotate90d(both, prob=0.5, spatial_axes=(dims - 2, dims - 1)))
+        if crop_px[-1] == crop_px[-2] and config.quarter_turns:
+            steps.append(RandRotate90d(both, prob=config.quarter_turns, spatial_axes=(dims - 2, dims - 1)))
+    elif config.flip_last:
+        steps.append(RandFlipd(both, prob=0.5, spatial_axis=dims - 1))
+    steps += [step for probability, step in _of_intensity(config) if probability > 0]
+    if config.at_most:
+        return Compose([*crop, SomeOf(steps, num_transforms=(0, config.at_most))])
+    return Compose([*crop, *steps])
+
+
+def _of_intensity(config: AugmentConfig) -> list[tuple[float, Any]]:
+    """Changes of the image alone, each with its probability."""
     low, high = config.blur_sigma_px
-    steps += [
-        RandStaind(config.stain_probability),
-        RandGlared(config.glare_probability),
-        RandGreyd(config.grey_probability, config.shuffle_channels_probability),
-        RandGaussianSmoothd([IMAGE], (low, high), (low, high), (low, high), prob=config.blur_probability),
-        RandAdjustContrastd([IMAGE], prob=config.gamma_probability, gamma=config.gamma),
-        RandScaleIntensityd([IMAGE], config.contrast, prob=config.intensity_probability, channel_wise=True),
-        RandShiftIntensityd([IMAGE], config.brightness, prob=config.intensity_probability, channel_wise=True),
-        RandGaussianNoised([IMAGE], prob=config.noise_probability, std=config.noise_std),
+    darken, brighten = config.multiply
+    some = config.intensity_probability
+    return [
+        (config.stain_probability, RandStaind(config.stain_probability)),
+        (config.glare_probability, RandGlared(config.glare_probability)),
+        (
+            max(config.grey_probability, config.shuffle_channels_probability),
+            RandGreyd(config.grey_probability, config.shuffle_channels_probability),
+        ),
+        (
+            config.blur_probability,
+            RandGaussianSmoothd([IMAGE], (low, high), (low, high), (low, high), prob=config.blur_probability),
+        ),
+        (
+            config.gamma_probability,
+            RandAdjustContrastd([IMAGE], prob=config.gamma_probability, gamma=config.gamma),
+        ),
+        (some, RandScaleIntensityd([IMAGE], config.contrast, prob=some, channel_wise=True)),
+        (some, RandShiftIntensityd([IMAGE], config.brightness, prob=some, channel_wise=True)),
+        (
+            config.multiply_probability,
+            RandScaleIntensityd([IMAGE], (darken - 1, brighten - 1), prob=config.multiply_probability),
+        ),
+        (
+            config.noise_probability,
+            RandGaussianNoised([IMAGE], prob=config.noise_probability, std=config.noise_std),
+        ),
     ]
-    return Compose(steps)
 
 
 def margin_px(config: AugmentConfig, crop_px: tuple[int, ...]) -> tuple[int, ...]:

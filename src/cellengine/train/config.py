@@ -15,90 +15,9 @@ from cellengine.models import ModelConfig
 from cellengine.models.unet import UNetConfig
 from cellengine.records import RecordError, from_plain, to_plain
 from cellengine.spec import Decoder, DistanceWatershed, Normalize, Task
-
-
-@dataclass(frozen=True, slots=True)
-class DataConfig:
-    """Where the pictures are and how they are drawn."""
-
-    path: str = ""
-    """a CSV with the columns image and label (paths relative to it), optionally split, group and kind; or a folder
-    with the subfolders images and labels, matched by stem"""
-    validation_share: float = 0.15
-    """share of groups drawn for validation (seeded) when the CSV has no column split"""
-    crop_px: tuple[int, ...] = (256, 256)
-    samples_per_epoch: int = 1024
-    balance_by: str | None = None
-    """draw the values of this CSV column (say kind) more evenly than they occur"""
-    balance_power: float = 0.5
-    """a value that occurs n times is drawn in proportion to n ** balance_power: 1 as it comes, 0 all alike"""
-    cell_share: float = 0.75
-    """share of crops that are centred on a cell"""
-    workers: int = 1
-    """processes that prepare samples beside the training step; the samples do not depend on it"""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.validation_share < 1:
-            raise ValueError(f"validation_share is {self.validation_share}, expected a number between 0 and 1.")
-
-
-@dataclass(frozen=True, slots=True)
-class AugmentConfig:
-    """Random changes of image and targets together. Probabilities are per sample, ranges are uniform."""
-
-    flips: bool = True
-    rotate_deg: float = 180.0
-    zoom: tuple[float, float] = (0.7, 1.5)
-    """how much larger (> 1) or smaller objects get"""
-    affine_probability: float = 0.8
-    blur_sigma_px: tuple[float, float] = (0.3, 1.5)
-    blur_probability: float = 0.15
-    noise_std: float = 0.05
-    noise_probability: float = 0.2
-    gamma: tuple[float, float] = (0.6, 1.6)
-    gamma_probability: float = 0.3
-    brightness: float = 0.1
-    contrast: float = 0.25
-    intensity_probability: float = 0.5
-    stain_probability: float = 0.0
-    """lay patches of brown immunostain over bright colour pictures"""
-    glare_probability: float = 0.0
-    """lay a broad glow over dark pictures, in which nuclei keep a fraction of their contrast"""
-    grey_probability: float = 0.1
-    """replace a colour picture by its mean over the channels"""
-    shuffle_channels_probability: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class LossConfig:
-    """One loss per head, and how their pixels are weighted."""
-
-    foreground: Literal["bce", "dice", "bce+dice"] = "bce+dice"
-    distance: Literal["bce", "smooth_l1", "mse"] = "bce"
-    distance_weight: float = 1.0
-    separation_weight: float = 3.0
-    """extra weight of pixels between cells that touch or nearly touch"""
-    small_object_weight: float = 2.0
-    """the pixels of a small cell weigh up to this much more, so that it counts like a large one"""
-
-
-@dataclass(frozen=True, slots=True)
-class OptimizerConfig:
-    """How weights move."""
-
-    method: Literal["adamw", "sgd"] = "adamw"
-    rate: float = 2e-3
-    weight_decay: float = 1e-4
-    momentum: float = 0.9
-    """of sgd"""
-    schedule: Literal["cosine", "plateau", "constant"] = "cosine"
-    warmup_steps: int = 100
-    plateau_patience: int = 4
-    """validations without a better score after which the rate halves"""
-    gradient_clip: float = 1.0
-    """largest norm of the gradient; 0 for none"""
-    ema_decay: float = 0.998
-    """moving average of the weights, used for validation and export; 0 for none"""
+from cellengine.train.augmentations import AUGMENTATIONS
+from cellengine.train.detection.settings import DetectionConfig
+from cellengine.train.settings import AugmentConfig, DataConfig, LossConfig, OptimizerConfig, TargetConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,19 +29,31 @@ class TrainConfig:
     seed: int = 1
     epochs: int = 40
     batch: int = 8
-    precision: Literal["fp32", "bf16"] = "bf16"
-    """arithmetic of the forward and backward pass (autocast); weights stay float32"""
+    """samples a step of the weights, over all devices"""
+    accumulate: int = 1
+    """parts of a batch that are computed one after the other and add their gradients: less memory"""
+    checkpointing: bool = False
+    """compute activations again in the backward pass where the network can: much less memory, a third more time"""
+    heads_only_epochs: int = 0
+    """epochs at the start in which only the head's weights move, the rest is frozen with its BatchNorm"""
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    """arithmetic of the forward and backward pass (autocast); weights stay float32. fp16 scales the loss, on CUDA"""
     validate_every: int = 4
     """epochs between validations"""
     preview_every: int = 4
     """epochs between preview pictures; a multiple of validate_every"""
     early_stop: int = 0
     """validations without a better score after which training ends; 0 for never"""
+    min_delta: float = 0.0
+    """by how much a score must be better to count as such for `early_stop` and the plateau schedule"""
     channels: tuple[str, ...] = ("red", "green", "blue")
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=UNetConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    targets: TargetConfig = field(default_factory=TargetConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    detection: DetectionConfig = field(default_factory=DetectionConfig)
+    """of detectors, in place of targets and loss"""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     normalize: Normalize = field(default_factory=lambda: Normalize("percentile", 1.0, 99.8, clip=(-0.5, 2.0)))
     decoder: Decoder = field(default_factory=DistanceWatershed)
@@ -130,6 +61,10 @@ class TrainConfig:
     """tile shape the exported model starts from"""
     classes: tuple[str, ...] = ()
     """names of the classes; one name for a model of one kind of object"""
+    voxel_size_um: tuple[float, ...] | None = None
+    """of the training pictures, per axis; None when the model takes pixels as they come"""
+    reduce: tuple[float, ...] | None = None
+    """by how much the training pictures of unknown voxel size had been made smaller, per axis"""
     licence: str = ""
     training_data: str = ""
 
@@ -140,6 +75,11 @@ class TrainConfig:
             raise ValueError(f"data.crop_px {self.data.crop_px} is not a multiple of {self.model.divisor}.")
         if self.preview_every % self.validate_every:
             raise ValueError("preview_every is not a multiple of validate_every.")
+        if self.batch % self.accumulate:
+            raise ValueError(f"a batch of {self.batch} cannot be accumulated in {self.accumulate} equal parts.")
+        named = {output.name: output.channels for output in self.model.outputs}
+        if "classes" in named and self.task in ("semantic", "classification") and named["classes"] != len(self.classes):
+            raise ValueError(f"{len(self.classes)} names of classes for a model of {named['classes']}.")
 
     def to_json(self) -> str:
         """One line that goes into checkpoints."""
@@ -176,10 +116,21 @@ def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> TrainConfig
         raise InputError(f"{path} is not TOML: {error}.") from error
     for override in overrides:
         _set(data, override)
+    _expand_augmentation(data)
     try:
         return from_plain(TrainConfig, data)
     except RecordError as error:
         raise InputError(f"{path.name}: {error}") from error
+
+
+def _expand_augmentation(data: dict[str, Any]) -> None:
+    """`augment.set = NAME` stands for all settings of that set; those beside it are on top."""
+    given = data.get("augment")
+    if isinstance(given, dict) and "set" in given:
+        name = given.pop("set")
+        if name not in AUGMENTATIONS:
+            raise InputError(f"augment.set: found {name!r}, expected one of {', '.join(AUGMENTATIONS)}.")
+        data["augment"] = {**to_plain(AUGMENTATIONS[name]), **given}
 
 
 def _set(data: dict[str, Any], override: str) -> None:

@@ -1,40 +1,110 @@
-"""Annotated pictures in memory, and the random crops that training draws from them."""
+"""Annotated pictures of a run, and the random crops that training draws from them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset
 
-from cellengine.engine.scale import measure_scale
 from cellengine.errors import InputError, UsageError
-from cellengine.io.annotated import Picture, list_annotated, read_annotated
-from cellengine.ops.normalize import normalize_into
-from cellengine.spec import Normalize
+from cellengine.io.annotated import Item, Picture, draw_split, list_annotated, read_annotated
+from cellengine.io.boxes import Boxed, is_box_list, list_boxed, read_boxed
+from cellengine.io.crops import window
 from cellengine.train.augment import augment, build_augmentation, margin_px
 from cellengine.train.config import TrainConfig
+from cellengine.train.prepared import Prepared, PreparedFolder, prepare_picture
 from cellengine.train.recipe import Batch
-from cellengine.train.targets import Targets, make_targets
 
 Array = np.ndarray[Any, Any]
+Listed = Item | Boxed
 
 
-def read_pictures(config: TrainConfig) -> dict[str, list[Picture]]:
-    """The pictures of both splits, with the channels that the model takes. Raises UsageError or InputError."""
-    if not config.data.path:
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """The pictures of one run."""
+
+    train: list[Prepared]
+    val: list[Listed]
+    """read again for every validation when the run keeps its pictures on disk"""
+    held: list[Picture]
+    """those of `val` in memory; empty when they stay on disk"""
+
+    def truth(self, config: TrainConfig) -> Sequence[Picture] | LazyPictures:
+        """The validation pictures, one at a time where they stay on disk."""
+        return self.held or LazyPictures(self.val, config)
+
+
+class LazyPictures(Sequence[Picture]):
+    """Pictures that are read when they are looked at, and let go of afterwards."""
+
+    def __init__(self, listed: Sequence[Listed], config: TrainConfig) -> None:
+        self.listed, self.config = listed, config
+
+    def __len__(self) -> int:
+        return len(self.listed)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Read one picture; a slice is a list of pictures."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return read_picture(self.listed[index], self.config)
+
+
+def read_pictures(config: TrainConfig) -> Pictures:
+    """Read, scale and make targets of every picture that the configuration names. Raises UsageError or InputError."""
+    splits = list_pictures(config)
+    kept = PreparedFolder(Path(config.data.cache), config) if config.data.cache else None
+    train = [_prepare(listed, config, kept) for listed in splits["train"]]
+    held = [] if kept else [read_picture(listed, config) for listed in splits["val"]]
+    return Pictures(train, splits["val"], held)
+
+
+def list_pictures(config: TrainConfig) -> dict[str, list[Listed]]:
+    """What the configuration's list names, by split; nothing is decoded. Raises UsageError or InputError."""
+    data = config.data
+    if not data.path:
         raise UsageError("The configuration names no data: add --set data.path=LIST.csv (or a folder).")
-    items = list_annotated(
-        Path(config.data.path),
-        kind_column=config.data.balance_by,
-        validation_share=config.data.validation_share,
-        seed=config.seed,
-    )
-    channels = config.model.channels_in
-    return {s: [fit_channels(read_annotated(i), channels) for i in items if i.split == s] for s in ("train", "val")}
+    path = Path(data.path)
+    listed: list[Listed]
+    if is_box_list(path):
+        listed = list(list_boxed(path, where=data.where, validation_share=data.validation_share, seed=config.seed))
+    else:
+        listed = list(
+            list_annotated(
+                path,
+                kind_column=data.balance_by,
+                validation_share=data.validation_share,
+                seed=config.seed,
+                where=data.where,
+                axes=data.axes or None,
+            )
+        )
+    items = [item_of(entry) for entry in listed]
+    splits = [item.split for item in items]
+    if data.folds:
+        parts = draw_split([i.group for i in items], {str(k): 1 / data.folds for k in range(data.folds)}, config.seed)
+        splits = ["val" if part == str(data.fold) else "train" for part in parts]
+    return {s: [entry for entry, split in zip(listed, splits, strict=True) if split == s] for s in ("train", "val")}
+
+
+def item_of(listed: Listed) -> Item:
+    """The picture's place, split and kind."""
+    return listed.item if isinstance(listed, Boxed) else listed
+
+
+def read_picture(listed: Listed, config: TrainConfig) -> Picture:
+    """One picture with the channels that the model takes, and its annotation."""
+    picture = read_boxed(listed) if isinstance(listed, Boxed) else read_annotated(listed)
+    if picture.labels.ndim != config.model.dims:
+        raise InputError(
+            f"{picture.item.image}: found a picture of {picture.labels.ndim} dimensions, "
+            f"the model takes {config.model.dims}."
+        )
+    return fit_channels(picture, config.model.channels_in)
 
 
 def fit_channels(picture: Picture, channels: int) -> Picture:
@@ -47,39 +117,39 @@ def fit_channels(picture: Picture, channels: int) -> Picture:
     return picture
 
 
+def _prepare(listed: Listed, config: TrainConfig, kept: PreparedFolder | None) -> Prepared:
+    if kept is None:
+        return prepare_picture(read_picture(listed, config), config)
+    item = item_of(listed)
+    return kept.find(item) or kept.keep(item, prepare_picture(read_picture(listed, config), config))
+
+
 class Samples(Dataset[Batch]):
     """Random, augmented crops. Sample `i` of epoch `e` is item `e * samples_per_epoch + i`, whoever asks for it."""
 
-    def __init__(self, pictures: Sequence[Picture], config: TrainConfig) -> None:
+    def __init__(self, pictures: Sequence[Prepared], config: TrainConfig) -> None:
         self.config = config
         self.pictures = pictures
-        self.targets: list[Targets] = [make_targets(p.labels, config.loss) for p in pictures]
-        self.centres = [_centres(p.labels) for p in pictures]
-        self.transform = build_augmentation(config.augment, config.data.crop_px)
+        nearest = any(output.name == "classes" for output in config.model.outputs)
+        self.transform = build_augmentation(config.augment, config.data.crop_px, "nearest" if nearest else "bilinear")
         margin = margin_px(config.augment, config.data.crop_px)
         self.read_px = tuple(c + 2 * m for c, m in zip(config.data.crop_px, margin, strict=True))
-        kinds = [p.item.kind for p in pictures]
-        counts = {k: kinds.count(k) for k in kinds}
-        weights = np.array([counts[k] ** (config.data.balance_power - 1) for k in kinds])
-        self.cumulative = np.cumsum(weights / weights.sum())
-        self.scaled = [scale_picture(p.image, config.normalize) for p in pictures]
+        self.cumulative = even_shares([p.kind for p in pictures], config.data.balance_power)
 
     def __len__(self) -> int:
         return self.config.epochs * self.config.data.samples_per_epoch
 
     def __getitem__(self, index: int) -> Batch:
-        """Image (C, *crop) and targets (3, *crop): foreground, distance, weight; all float32."""
+        """Image (C, *crop) and targets (T, *crop): a map per head, then weight; all float32."""
         random = np.random.default_rng((self.config.seed, index))
-        chosen = min(int(np.searchsorted(self.cumulative, random.random(), side="right")), len(self.pictures) - 1)
-        centre = self._draw_centre(chosen, random)
-        targets = self.targets[chosen]
-        image = cut(self.scaled[chosen], centre, self.read_px)
-        maps = [cut(m[None], centre, self.read_px) for m in (targets.foreground, targets.distance, targets.weight)]
+        picture = self.pictures[draw(self.cumulative, random)]
+        centre = self._draw_centre(picture, random)
+        image = cut(picture.image, centre, self.read_px)
+        maps = [cut(values[None], centre, self.read_px) for values in picture.maps.values()]
         return augment(self.transform, image, np.concatenate(maps), int(random.integers(2**31)))
 
-    def _draw_centre(self, chosen: int, random: np.random.Generator) -> tuple[int, ...]:
-        shape = self.pictures[chosen].labels.shape
-        centres = self.centres[chosen]
+    def _draw_centre(self, picture: Prepared, random: np.random.Generator) -> tuple[int, ...]:
+        shape, centres = picture.image.shape[1:], picture.centres
         if len(centres) and random.random() < self.config.data.cell_share:
             jitter = [random.integers(-c // 4, c // 4 + 1) for c in self.config.data.crop_px]
             picked = centres[random.integers(len(centres))] + jitter
@@ -88,32 +158,18 @@ class Samples(Dataset[Batch]):
         return tuple(int(np.clip(p, 0, n - 1)) for p, n in zip(picked, shape, strict=True))
 
 
-def _centres(labels: Array) -> Array:
-    """One voxel near the middle of each cell, (n, axes)."""
-    flat = np.flatnonzero(labels)
-    if flat.size == 0:
-        return np.empty((0, labels.ndim), np.int64)
-    ids = labels.ravel()[flat].astype(np.int64)
-    counts = np.maximum(np.bincount(ids), 1)
-    axes = np.unravel_index(flat, labels.shape)
-    means = np.stack([np.bincount(ids, a) / counts for a in axes], axis=1)
-    return means[np.unique(ids)].astype(np.int64)
+def even_shares(kinds: Sequence[str], power: float) -> Array:
+    """Cumulative shares by which items are drawn: a kind that occurs n times in proportion to n ** power."""
+    counts = {k: kinds.count(k) for k in dict.fromkeys(kinds)}
+    weights = np.array([counts[k] ** (power - 1) for k in kinds])
+    return np.cumsum(weights / weights.sum())
 
 
-def scale_picture(image: Array, config: Normalize) -> Array:
-    """The picture as the network sees it, float16 to halve memory; scaled exactly as `infer` does."""
-    scale = measure_scale(lambda: [image], image.shape[0], image.dtype, config).scale
-    scaled = np.empty(image.shape, np.float32)
-    normalize_into(image, scale, scaled)
-    return scaled.astype(np.float16)
+def draw(cumulative: Array, random: np.random.Generator) -> int:
+    """The number of an item, by its share."""
+    return min(int(np.searchsorted(cumulative, random.random(), side="right")), len(cumulative) - 1)
 
 
 def cut(array: Array, centre: Sequence[int], shape: Sequence[int]) -> Array:
     """Crop (C, *spatial) around `centre`, reflected where it leaves the picture, as float32."""
-    index = []
-    for c, n, size in zip(centre, shape, array.shape[1:], strict=True):
-        at = np.arange(c - n // 2, c - n // 2 + n)
-        period = max(2 * (size - 1), 1)
-        at = np.abs(at) % period
-        index.append(np.minimum(at, period - at) if size > 1 else np.zeros_like(at))
-    return np.ascontiguousarray(array[np.ix_(np.arange(array.shape[0]), *index)], dtype=np.float32)
+    return window(array, centre, shape).astype(np.float32)

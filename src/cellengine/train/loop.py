@@ -1,156 +1,222 @@
-"""The training loop, to be read from top to bottom. One process, one device."""
+"""The training loop, to be read from top to bottom. One process, or one a device under torchrun."""
 
 from __future__ import annotations
 
-import copy
 import json
-import math
+import signal
 import time
-from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from cellengine.errors import InputError, ModelError, UsageError
-from cellengine.models import build
-from cellengine.models.checkpoint import load_checkpoint, save_checkpoint
+from cellengine.engine.flow import Stop, stop_on_signals
+from cellengine.errors import InputError, Interrupted, UsageError
+from cellengine.models.checkpoint import save_checkpoint
 from cellengine.records import to_plain
 from cellengine.spec import ModelSpec
-from cellengine.train.config import OptimizerConfig, TrainConfig
-from cellengine.train.recipes import RECIPES, Batch, Recipe, Validation
-from cellengine.train.report import Report, history_from_json
+from cellengine.train.config import TrainConfig
+from cellengine.train.optimizer import begin_phase, rate_of_step, set_rate, update_average
+from cellengine.train.place import Place, open_place
+from cellengine.train.recipe import Batch, Recipe, Validation
+from cellengine.train.recipes import RECIPES
+from cellengine.train.report import Report, Row
+from cellengine.train.state import State, begin_run, new_state, resume_run, to_checkpoint
 
 Echo = Callable[[str], None]
 
 
-@dataclass(slots=True)
-class State:
-    """What changes while training, and what a checkpoint keeps."""
-
-    model: nn.Module
-    average: nn.Module
-    """exponential moving average of `model`: what is validated and exported"""
-    optimizer: torch.optim.Optimizer
-    epoch: int = 0
-    """finished epochs"""
-    step: int = 0
-    best: float = -math.inf
-    stale: int = 0
-    """validations since the best"""
-    rate_factor: float = 1.0
-    """of the plateau schedule"""
-
-
-def train(config: TrainConfig, folder: Path, *, resume: bool, init: Path | None, echo: Echo) -> Path:
+def train(
+    config: TrainConfig,
+    folder: Path,
+    *,
+    resume: bool = False,
+    init: Path | None = None,
+    device: str = "auto",
+    echo: Echo = lambda line: None,
+) -> Path:
     """Train `config` and return the path of the best checkpoint, `folder/best.pt`.
 
-    Writes last.pt after every epoch, best.pt whenever the validation score rises, metrics.csv, curves.png,
-    preview_*.png and TensorBoard's files. With `resume` a run goes on from last.pt and, on a CPU, ends with the same
-    bits as one that was never stopped. `init` starts from the weights of another checkpoint of the same network.
+    Writes last.pt after every epoch and when a signal stops the run, best.pt whenever the validation score rises,
+    metrics.csv, curves.png, preview_*.png and TensorBoard's files. With `resume` a run goes on from last.pt and, on a
+    CPU, ends with the same bits as one that was never stopped. `init` starts from the weights of another checkpoint as
+    far as they fit. Under torchrun every process calls this; the first one writes.
+
+    Raises Interrupted after SIGINT or SIGTERM, once last.pt is written.
     """
+    with open_place(device) as place, stop_on_signals() as stop:
+        return _train(config, folder, resume, init, place, stop, echo if place.leads else lambda line: None)
+
+
+def _train(
+    config: TrainConfig, folder: Path, resume: bool, init: Path | None, place: Place, stop: Stop, echo: Echo
+) -> Path:
+    _check(config, place)
     recipe = RECIPES[config.task](config)
     echo(recipe.summary())
     torch.manual_seed(config.seed)
-    state = _new_state(config, init)
-    history = _resume(state, config, folder) if resume else _start(folder)
-    report = Report(folder, history)
+    state = new_state(config, place, init, echo)
+    history = resume_run(state, config, folder) if resume else begin_run(folder)
+    report = Report(folder, history) if place.leads else None
     try:
         while state.epoch < config.epochs and not _should_stop(state, config):
-            row = _train_epoch(state, recipe, config)
+            row = _train_epoch(state, recipe, config, place, stop)
+            if stop.signal_number is not None:
+                break
             if state.epoch % config.validate_every == 0 or state.epoch == config.epochs:
-                result = recipe.validate(state.average)
-                row |= {f"val_{k}": v for k, v in result.scores.items()}
-                _judge(state, result, recipe.spec, config, folder)
-                if state.epoch % config.preview_every == 0 or state.epoch == config.epochs:
-                    report.preview(state.epoch, result.draw())
-            report.add(row)
-            echo(_line(row, config))
-            save_checkpoint(folder / "last.pt", _to_checkpoint(state, config, report.history))
+                row |= _validate(state, recipe, config, folder, place, report)
+            if report is not None:
+                report.add(row)
+                echo(_line(row, config))
+                save_checkpoint(folder / "last.pt", to_checkpoint(state, config, report.history))
     finally:
-        report.close()
+        if report is not None:
+            report.close()
+    if stop.signal_number is not None:
+        if place.leads:
+            save_checkpoint(folder / "last.pt", to_checkpoint(state, config, history))
+        raise Interrupted(f"Stopped after step {state.step}; add --resume to go on from it.", stop.signal_number)
     return folder / "best.pt"
 
 
-def _train_epoch(state: State, recipe: Recipe, config: TrainConfig) -> dict[str, float]:
-    count, begun = config.data.samples_per_epoch, time.perf_counter()
-    first = state.epoch * count
+def _check(config: TrainConfig, place: Place) -> None:
+    """Settings that do not fit the place."""
+    if config.precision == "fp16" and place.device.type != "cuda":
+        raise UsageError("precision fp16 trains on CUDA devices; on a CPU take bf16 or fp32.")
+    if config.batch % (config.accumulate * place.world):
+        raise UsageError(
+            f"A batch of {config.batch} cannot be shared by {place.world} processes in {config.accumulate} parts each."
+        )
+
+
+class _Losses(nn.Module):
+    """The losses of a batch as a module, which is what DistributedDataParallel can wrap."""
+
+    def __init__(self, model: nn.Module, recipe: Recipe) -> None:
+        super().__init__()
+        self.model, self.recipe = model, recipe
+
+    def forward(self, *batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        return self.recipe.losses(self.model, batch)
+
+
+def _train_epoch(state: State, recipe: Recipe, config: TrainConfig, place: Place, stop: Stop) -> Row:
+    """Go through an epoch, from where it was left; when a signal comes, no further than the step in hand."""
+    begun = time.perf_counter()
+    steps = config.data.samples_per_epoch // config.batch
+    begin_phase(state.model, heads_only=state.epoch < config.heads_only_epochs)
+    losses: nn.Module = _Losses(state.model, recipe)
+    if place.world > 1:
+        losses = DistributedDataParallel(losses)
+    batches = _batches(state, recipe, config, place)
+    for _ in range(state.step - state.epoch * steps, steps):
+        parts = [next(batches) for _ in range(config.accumulate)]
+        for name, value in _train_step(state, losses, parts, config, place).items():
+            state.sums[name] = state.sums.get(name, 0.0) + value
+        if place.share(float(stop.signal_number or 0)):
+            stop.signal_number = stop.signal_number or int(signal.SIGTERM)
+            return {}
+    state.epoch += 1
+    means = {f"loss_{name}": value / steps for name, value in state.sums.items()}
+    state.sums = {}
+    rate = rate_of_step(state.step, state.rate_factor, config)
+    seconds = time.perf_counter() - begun
+    return {"epoch": state.epoch, **means, "rate": rate, "seconds": seconds, **place.memory_mb()}
+
+
+def _batches(state: State, recipe: Recipe, config: TrainConfig, place: Place) -> Iterator[Batch]:
+    """What is left of the epoch, this process's share of every batch, in `accumulate` parts."""
+    count = config.data.samples_per_epoch // config.batch * config.batch
+    part = config.batch // (config.accumulate * place.world)
+    first = state.epoch * config.data.samples_per_epoch
+    numbers = first + np.arange(count).reshape(-1, config.accumulate, place.world, part)
+    done = state.step - state.epoch * (config.data.samples_per_epoch // config.batch)
+    workers = config.data.workers
     loader = DataLoader(
         recipe.samples,
-        config.batch,
-        sampler=range(first, first + count),
-        num_workers=config.data.workers,
+        part,
+        sampler=numbers[done:, :, place.rank].ravel().tolist(),
+        num_workers=workers,
         drop_last=True,
-        prefetch_factor=4 if config.data.workers else None,
+        prefetch_factor=4 if workers else None,
+        pin_memory=place.device.type == "cuda",
+        worker_init_fn=_leave_signals_to_the_loop,
     )
-    sums: dict[str, float] = defaultdict(float)
-    state.model.train()
     for batch in loader:
-        for name, value in _train_step(state, recipe, tuple(batch), config).items():
-            sums[f"loss_{name}"] += value
-    state.epoch += 1
-    seconds = time.perf_counter() - begun
-    steps = count // config.batch
-    means = {name: value / steps for name, value in sums.items()}
-    return {"epoch": state.epoch, **means, "rate": _rate(state, config), "seconds": seconds}
+        yield tuple(batch)
 
 
-def _train_step(state: State, recipe: Recipe, batch: Batch, config: TrainConfig) -> dict[str, float]:
-    rate = _rate(state, config)
-    for group in state.optimizer.param_groups:
-        group["lr"] = rate
-    if batch[0].ndim == 4:
-        batch = (batch[0].contiguous(memory_format=torch.channels_last), *batch[1:])
-    torch.manual_seed(config.seed * 1_000_003 + state.step)  # what is random in a step follows from its number
-    with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16"):
-        terms = recipe.losses(state.model, batch)
-    total = torch.stack(list(terms.values())).sum()
-    if not torch.isfinite(total):
-        raise InputError(
-            f"The loss is {total.item()} at step {state.step} (epoch {state.epoch + 1}): "
-            "lower optimizer.rate or train in fp32; last.pt holds the epoch before."
-        )
+def _leave_signals_to_the_loop(worker: int) -> None:
+    """A terminal sends Ctrl-C to every process of a command; samples are still needed for the step in hand."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _train_step(
+    state: State, losses: nn.Module, parts: list[Batch], config: TrainConfig, place: Place
+) -> dict[str, float]:
+    """Move the weights once; the mean of every term over the parts of the batch."""
+    set_rate(state.optimizer, rate_of_step(state.step, state.rate_factor, config))
+    torch.manual_seed(config.seed * 1_000_003 + state.step * place.world + place.rank)  # a step is repeatable by itself
     state.optimizer.zero_grad(set_to_none=True)
-    total.backward()  # type: ignore[no-untyped-call]
+    kind = torch.float16 if config.precision == "fp16" else torch.bfloat16
+    sums: dict[str, float] = {}
+    for i, part in enumerate(parts):
+        waits = isinstance(losses, DistributedDataParallel) and i + 1 < len(parts)
+        with losses.no_sync() if waits else nullcontext():  # type: ignore[operator]
+            with torch.autocast(place.device.type, kind, enabled=config.precision != "fp32"):
+                terms: dict[str, torch.Tensor] = losses(*place.bring(part))
+            total = torch.stack(list(terms.values())).sum()
+            if not torch.isfinite(total):
+                raise InputError(_not_finite(total, state, config))
+            state.scaler.scale(total / len(parts) if len(parts) > 1 else total).backward()  # type: ignore[no-untyped-call]
+        for name, value in {**terms, "total": total}.items():
+            sums[name] = sums.get(name, 0.0) + float(value.detach()) / len(parts)
     if config.optimizer.gradient_clip:
+        state.scaler.unscale_(state.optimizer)
         nn.utils.clip_grad_norm_(state.model.parameters(), config.optimizer.gradient_clip)
-    state.optimizer.step()
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
     state.step += 1
-    _update_average(state, config.optimizer.ema_decay)
-    return {name: float(value.detach()) for name, value in {**terms, "total": total}.items()}
+    update_average(state.average, state.model, state.step, config.optimizer.ema_decay)
+    return sums
 
 
-def _rate(state: State, config: TrainConfig) -> float:
-    """Learning rate of the next step: warm-up, then what the schedule says. A function of the state alone."""
-    settings = config.optimizer
-    total = config.epochs * (config.data.samples_per_epoch // config.batch)
-    if state.step < settings.warmup_steps:
-        return settings.rate * (state.step + 1) / settings.warmup_steps
-    if settings.schedule == "cosine":
-        done = (state.step - settings.warmup_steps) / max(1, total - settings.warmup_steps)
-        return settings.rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(done, 1.0))))
-    return settings.rate * state.rate_factor
+def _not_finite(total: torch.Tensor, state: State, config: TrainConfig) -> str:
+    steps = config.data.samples_per_epoch // config.batch
+    batch = state.step - state.epoch * steps + 1
+    return (
+        f"The loss is {total.item()} at step {state.step} (epoch {state.epoch + 1}, batch {batch} of {steps}): "
+        "lower optimizer.rate or train in fp32; last.pt holds the epoch before."
+    )
 
 
-@torch.no_grad()
-def _update_average(state: State, decay: float) -> None:
-    """Move the average towards the weights; early on faster, so that the start is forgotten."""
-    decay = min(decay, (1 + state.step) / (10 + state.step)) if decay else 0.0
-    for mean, value in zip(state.average.state_dict().values(), state.model.state_dict().values(), strict=True):
-        if mean.is_floating_point():
-            mean.lerp_(value, 1 - decay)
-        else:
-            mean.copy_(value)
+def _validate(
+    state: State, recipe: Recipe, config: TrainConfig, folder: Path, place: Place, report: Report | None
+) -> Row:
+    """Validate in the first process; all of them learn what follows for rate and early stop."""
+    row: Row = {}
+    if report is not None:
+        result = recipe.validate(state.average)
+        row = {f"val_{k}": v for k, v in result.scores.items()}
+        _judge(state, result, recipe.spec, config, folder)
+        if state.epoch % config.preview_every == 0 or state.epoch == config.epochs:
+            report.preview(state.epoch, result.draw())
+    for name in ("best", "mark", "rate_factor"):
+        setattr(state, name, place.share(getattr(state, name)))
+    state.stale = int(place.share(state.stale))
+    return row
 
 
 def _judge(state: State, result: Validation, spec: ModelSpec, config: TrainConfig, folder: Path) -> None:
     """Keep the best weights, with all that export needs to know; count validations without progress."""
     if result.score > state.best:
-        state.best, state.stale = result.score, 0
+        state.best = result.score
         best = {
             "model": state.average.state_dict(),
             "network": json.dumps(to_plain(config.model)),
@@ -160,80 +226,21 @@ def _judge(state: State, result: Validation, spec: ModelSpec, config: TrainConfi
             "epoch": state.epoch,
         }
         save_checkpoint(folder / "best.pt", best)
+    if result.score > state.mark + config.min_delta:
+        state.mark, state.stale = result.score, 0
         return
     state.stale += 1
-    if config.optimizer.schedule == "plateau" and state.stale % config.optimizer.plateau_patience == 0:
-        state.rate_factor /= 2
+    settings = config.optimizer
+    if settings.schedule == "plateau" and state.stale % settings.plateau_patience == 0:
+        halved = state.rate_factor / 2
+        state.rate_factor = halved if settings.rate * halved >= settings.least_rate else state.rate_factor
 
 
 def _should_stop(state: State, config: TrainConfig) -> bool:
     return bool(config.early_stop) and state.stale >= config.early_stop
 
 
-def _new_state(config: TrainConfig, init: Path | None) -> State:
-    model = build(config.model)
-    if init is not None:
-        try:
-            model.load_state_dict(load_checkpoint(init)["model"])
-        except RuntimeError as error:
-            reason = str(error).splitlines()[-1].strip()
-            raise ModelError(f"{init}: its weights are of another network ({reason}).") from error
-    if config.model.dims == 2:
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return State(model, copy.deepcopy(model).eval(), _optimizer(model, config.optimizer))
-
-
-def _optimizer(model: nn.Module, settings: OptimizerConfig) -> torch.optim.Optimizer:
-    weights = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    groups: Sequence[dict[str, Any]] = [
-        {"params": weights, "weight_decay": settings.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    if settings.method == "sgd":
-        return torch.optim.SGD(groups, settings.rate, momentum=settings.momentum, nesterov=True)
-    return torch.optim.AdamW(groups, settings.rate)
-
-
-def _start(folder: Path) -> list[dict[str, float]]:
-    if (folder / "last.pt").exists():
-        raise UsageError(f"{folder} holds a run already: add --resume to go on, or choose another -o.")
-    return []
-
-
-def _resume(state: State, config: TrainConfig, folder: Path) -> list[dict[str, float]]:
-    """Load last.pt into `state`; without one the run starts from the beginning."""
-    path = folder / "last.pt"
-    if not path.exists():
-        return []
-    saved = load_checkpoint(path)
-    if TrainConfig.from_json(saved["config"]) != config:
-        changed = [k for k, v in json.loads(config.to_json()).items() if json.loads(saved["config"]).get(k) != v]
-        raise UsageError(f"{path} was trained with other settings ({', '.join(changed)}): choose another -o.")
-    state.model.load_state_dict(saved["model"])
-    state.average.load_state_dict(saved["average"])
-    state.optimizer.load_state_dict(saved["optimizer"])
-    for name in ("epoch", "step", "best", "stale", "rate_factor"):
-        setattr(state, name, saved[name])
-    return history_from_json(saved["history"])
-
-
-def _to_checkpoint(state: State, config: TrainConfig, history: list[dict[str, float]]) -> dict[str, Any]:
-    return {
-        "model": state.model.state_dict(),
-        "average": state.average.state_dict(),
-        "optimizer": state.optimizer.state_dict(),
-        "epoch": state.epoch,
-        "step": state.step,
-        "best": state.best,
-        "stale": state.stale,
-        "rate_factor": state.rate_factor,
-        "config": config.to_json(),
-        "history": json.dumps(history),
-    }
-
-
-def _line(row: dict[str, float], config: TrainConfig) -> str:
+def _line(row: Row, config: TrainConfig) -> str:
     shown = {k.removeprefix("loss_"): v for k, v in row.items() if k.startswith(("loss", "val"))}
     parts = ", ".join(f"{k} {v:.4f}" for k, v in shown.items())
     left = (config.epochs - row["epoch"]) * row["seconds"] / 60

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import matplotlib
 
@@ -18,8 +19,6 @@ from skimage.segmentation import find_boundaries
 from torch.utils.tensorboard import SummaryWriter
 
 Array = np.ndarray[Any, Any]
-T = TypeVar("T")
-U = TypeVar("U")
 Row = dict[str, float]
 
 PANELS = 4
@@ -86,23 +85,87 @@ def draw_curves(history: Sequence[Mapping[str, float]]) -> Any:
     return figure
 
 
-def few(truth: Sequence[T], found: Sequence[U], count: int = PANELS) -> list[tuple[T, U]]:
-    """A few pairs, evenly spread: the same ones at every validation."""
-    step = max(1, len(truth) // count)
-    return list(zip(truth, found, strict=True))[::step][:count]
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One picture of a preview."""
+
+    name: str
+    image: Array
+    """(C, *spatial), raw"""
+    truth: Array
+    """labels or class ids, (*spatial)"""
+    predicted: Array
 
 
-def draw_labels(panels: Sequence[tuple[str, Array, Array, Array]]) -> Any:
+def few(total: int, count: int = PANELS) -> frozenset[int]:
+    """A few numbers below `total`, evenly spread: the same ones at every validation."""
+    return frozenset(range(0, total, max(1, total // count))[:count])
+
+
+def draw_labels(panels: Sequence[Panel]) -> Any:
     """A matplotlib figure, a row a picture: image, truth (green outlines) and prediction (red outlines).
 
-    A panel is a name, the raw image (C, Y, X), true labels and predicted labels (Y, X).
+    Of volumes a few planes are shown.
     """
-    figure, axes = plt.subplots(len(panels), 3, figsize=(9, 3 * len(panels)), squeeze=False, layout="constrained")
-    for row, (name, image, truth, predicted) in zip(axes, panels, strict=True):
+    rows = []
+    for name, image, truth, predicted in _planes(panels):
         base = _to_rgb(image)
-        drawn = [base, _outline(base, truth, (0.1, 0.9, 0.2)), _outline(base, predicted, (1.0, 0.2, 0.2))]
-        titles = [name, f"truth: {len(np.unique(truth)) - 1}", f"prediction: {len(np.unique(predicted)) - 1}"]
-        for axis, picture, title in zip(row, drawn, titles, strict=True):
+        rows.append(
+            (
+                (name, base),
+                (f"truth: {len(np.unique(truth)) - 1}", _outline(base, truth, (0.1, 0.9, 0.2))),
+                (f"prediction: {len(np.unique(predicted)) - 1}", _outline(base, predicted, (1.0, 0.2, 0.2))),
+            )
+        )
+    return _draw_rows(rows)
+
+
+def draw_classes(panels: Sequence[Panel], classes: int) -> Any:
+    """A matplotlib figure, a row a picture: image, true and predicted map of classes, a colour a class."""
+    colours = matplotlib.colormaps["viridis"](np.linspace(0, 1, classes))[:, :3]
+    return _draw_rows(
+        [
+            ((name, _to_rgb(image)), ("truth", colours[truth]), ("prediction", colours[predicted]))
+            for name, image, truth, predicted in _planes(panels)
+        ]
+    )
+
+
+def draw_crops(panels: Sequence[tuple[Array, int, Array]], classes: Sequence[str], columns: int = 6) -> Any:
+    """A matplotlib figure of crops with their class and the predicted one, red where they differ.
+
+    A panel is the raw image (C, Y, X), the true class and the probabilities of all classes.
+    """
+    rows = -(-max(1, len(panels)) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(1.6 * columns, 1.9 * rows), squeeze=False, layout="constrained")
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, (image, truth, probabilities) in zip(axes.flat, panels, strict=False):
+        found = int(np.argmax(probabilities))
+        axis.imshow(_to_rgb(image), interpolation="nearest")
+        axis.set_title(
+            f"{classes[truth]}: {classes[found]} {probabilities[found]:.2f}",
+            fontsize=7,
+            color="black" if found == truth else "red",
+        )
+    return figure
+
+
+def _planes(panels: Sequence[Panel]) -> Iterator[tuple[str, Array, Array, Array]]:
+    """Pictures as they are; of each volume so many planes that PANELS rows come of it."""
+    for panel in panels:
+        if panel.truth.ndim == 2:
+            yield panel.name, panel.image, panel.truth, panel.predicted
+            continue
+        count = max(1, PANELS // len(panels))
+        for z in np.linspace(0, panel.truth.shape[0], count + 2).astype(int)[1:-1]:
+            yield f"{panel.name} z {z}", panel.image[:, z], panel.truth[z], panel.predicted[z]
+
+
+def _draw_rows(rows: Sequence[Sequence[tuple[str, Array]]]) -> Any:
+    figure, axes = plt.subplots(len(rows), 3, figsize=(9, 3 * len(rows)), squeeze=False, layout="constrained")
+    for line, row in zip(axes, rows, strict=True):
+        for axis, (title, picture) in zip(line, row, strict=True):
             axis.imshow(picture, interpolation="nearest")
             axis.set_title(title, fontsize=8)
             axis.set_axis_off()

@@ -1,54 +1,50 @@
-"""Instances: foreground and normalised distance on whole pictures; labels by the production decoder."""
+"""Instances: foreground with a distance or a gap, or boundaries; cells by the production decoder, scored one by one."""
 
 from __future__ import annotations
 
 from functools import partial
 
-import torch
-from torch import nn
-from torch.utils.data import Dataset
+import numpy as np
 
 from cellengine.engine.infer import infer_array
-from cellengine.metrics import evaluate_instances, mean_over_pictures
+from cellengine.metrics import evaluate_instances, evaluate_partition, mean_over_pictures, pool
 from cellengine.models.session import TorchSession
-from cellengine.train.config import TrainConfig
-from cellengine.train.data import Samples, read_pictures
-from cellengine.train.describe import describe_model
-from cellengine.train.losses import head_losses
-from cellengine.train.recipe import Batch, Validation
-from cellengine.train.report import draw_labels, few
+from cellengine.train.recipe import Validation
+from cellengine.train.recipes.maps import MapRecipe
+from cellengine.train.report import Panel, draw_labels, few
 
 
-class Instances:
+class Instances(MapRecipe):
     """See `Recipe`."""
 
-    def __init__(self, config: TrainConfig) -> None:
-        self.config = config
-        pictures = read_pictures(config)
-        self.truth = pictures["val"]
-        self.spec = describe_model(config, [p.labels for p in pictures["train"]])
-        self.samples: Dataset[Batch] = Samples(pictures["train"], config)
-        self.counts = {split: len(found) for split, found in pictures.items()}
-
-    def summary(self) -> str:
-        """See `Recipe.summary`."""
-        return f"{self.counts['train']} pictures to train on, {self.counts['val']} to validate on"
-
-    def losses(self, model: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
-        """See `Recipe.losses`: one term a head."""
-        image, targets = batch
-        return head_losses(model.logits(image), targets, self.config.loss)  # type: ignore[operator]
-
-    def validate(self, model: nn.Module) -> Validation:
-        """See `Recipe.validate`: the score is the mean AP over IoU 0.5 ... 0.95."""
-        with TorchSession(model, self.spec, self.config.precision) as session:
-            found = [infer_array(p.image, session).labels for p in self.truth]
-        each = [evaluate_instances(p.labels, labels) for p, labels in zip(self.truth, found, strict=True)]
+    def score(self, session: TorchSession) -> Validation:
+        """The score is the mean AP over IoU 0.5 ... 0.95. Of volumes also what report B counted."""
+        shown = few(len(self.truth))
+        each, kinds, volumes, panels = [], [], [], []
+        for i, picture in enumerate(self.truth):
+            found = infer_array(picture.image, session).labels
+            each.append(evaluate_instances(picture.labels, found))
+            kinds.append(picture.item.kind)
+            if i in shown:
+                panels.append(Panel(picture.item.image.name, picture.image, picture.labels, found))
+            if picture.labels.ndim == 3:
+                inside = (picture.labels > 0, found > 0)
+                volumes.append(
+                    {
+                        "cell_iou": float((inside[0] & inside[1]).sum() / max(1, (inside[0] | inside[1]).sum())),
+                        "wrong_cells": abs(int(found.max(initial=0)) - len(np.unique(picture.labels[inside[0]]))),
+                        "voi": evaluate_partition(picture.labels, found).voi,
+                    }
+                )
         mean = mean_over_pictures(each)
         scores = {"mean_ap": mean["mean_ap"], "ap50": mean["ap0.5"]}
-        kinds = [p.item.kind for p in self.truth]
         for kind in dict.fromkeys(k for k in kinds if k):
             part = mean_over_pictures([s for s, k in zip(each, kinds, strict=True) if k == kind])
             scores[f"ap50_{kind}"] = part["ap0.5"]
-        panels = [(p.item.image.name, p.image, p.labels, labels) for p, labels in few(self.truth, found)]
+        if volumes:
+            total = pool(each)
+            scores["f1_50"] = total.at(0.5).f1
+            scores["cell_iou"] = float(np.mean([v["cell_iou"] for v in volumes]))
+            scores["wrong_cells"] = float(sum(v["wrong_cells"] for v in volumes))
+            scores["voi"] = float(np.mean([v["voi"] for v in volumes]))
         return Validation(mean["mean_ap"], scores, partial(draw_labels, panels))

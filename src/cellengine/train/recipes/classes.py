@@ -1,0 +1,150 @@
+"""Classes of whole crops: live or dead, one answer a cell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from cellengine.errors import InputError, UsageError
+from cellengine.io.annotated import draw_split
+from cellengine.io.crops import Crop, read_crops, window
+from cellengine.metrics import evaluate_classes
+from cellengine.models.session import TorchSession
+from cellengine.train.augment import augment, build_augmentation, margin_px
+from cellengine.train.config import TrainConfig
+from cellengine.train.data import draw, even_shares
+from cellengine.train.describe import describe_model
+from cellengine.train.losses import crop_loss
+from cellengine.train.prepared import scale_picture
+from cellengine.train.recipe import Batch, Validation
+from cellengine.train.report import draw_crops, few
+
+Array = np.ndarray[Any, Any]
+
+AT_ONCE = 64
+"""crops that are validated in one call of the network"""
+
+
+class Classes:
+    """See `Recipe`."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        crops = list_crops(config)
+        self.train = [crop for crop in crops if crop.split == "train"]
+        self.truth = [crop for crop in crops if crop.split == "val"]
+        self.spec = describe_model(config, float(max(config.data.crop_px)))
+        self.samples: Dataset[Batch] = CropSamples(self.train, config)
+
+    def summary(self) -> str:
+        """See `Recipe.summary`."""
+        counts = [
+            f"{sum(c.label == i for c in self.train)} + {sum(c.label == i for c in self.truth)} {name}"
+            for i, name in enumerate(self.config.classes)
+        ]
+        return f"{len(self.train)} crops to train on, {len(self.truth)} to validate on: {', '.join(counts)}"
+
+    def losses(self, model: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
+        """See `Recipe.losses`."""
+        image, classes = batch
+        logits = model.logits(image)["classes"].float()  # type: ignore[operator]
+        return {"classes": crop_loss(logits, classes, self.config.loss)}
+
+    def validate(self, model: nn.Module) -> Validation:
+        """See `Recipe.validate`: the score is the balanced accuracy."""
+        with TorchSession(model, self.spec, self.config.precision) as session:
+            found = _answers(session, self.truth, self.config)
+        truth = np.array([crop.label for crop in self.truth])
+        scores = evaluate_classes(truth, found.argmax(1), len(self.config.classes), found)
+        row = {name: value for name, value in scores.row().items() if not name[-1].isdigit() and name != "items"}
+        row |= {f"recall_{name}": float(r) for name, r in zip(self.config.classes, scores.recall, strict=True)}
+        shown = sorted(few(len(self.truth), 24))
+        panels = [(self.truth[i].image, self.truth[i].label, found[i]) for i in shown]
+        return Validation(scores.balanced_accuracy, row, partial(draw_crops, panels, self.config.classes))
+
+
+class CropSamples(Dataset[Batch]):
+    """Augmented crops, classes drawn as `balance_power` says. Sample `i` of epoch `e` depends on its number alone."""
+
+    def __init__(self, crops: Sequence[Crop], config: TrainConfig) -> None:
+        self.config, self.crops = config, crops
+        self.transform = build_augmentation(config.augment, config.data.crop_px)
+        self.read_px = read_size(config)
+        self.cumulative = even_shares([str(crop.label) for crop in crops], config.data.balance_power)
+        self.scaled = [scale_crop(crop.image, config, self.read_px) for crop in crops]
+
+    def __len__(self) -> int:
+        return self.config.epochs * self.config.data.samples_per_epoch
+
+    def __getitem__(self, index: int) -> Batch:
+        """Image (C, *crop) float32, and its class."""
+        random = np.random.default_rng((self.config.seed, index))
+        chosen = draw(self.cumulative, random)
+        image = self.scaled[chosen].astype(np.float32)
+        nothing = np.zeros((1, *image.shape[1:]), np.float32)
+        changed, _ = augment(self.transform, image, nothing, int(random.integers(2**31)))
+        return changed, torch.tensor(self.crops[chosen].label)
+
+
+def list_crops(config: TrainConfig) -> list[Crop]:
+    """Every crop that the configuration names, with the channels that the model takes."""
+    data = config.data
+    if not data.path:
+        raise UsageError("The configuration names no data: add --set data.path=CROPS.npz (or a CSV, or a folder).")
+    size = read_size(config)
+    crops = read_crops(
+        Path(data.path),
+        config.classes,
+        (size[0], size[1]),
+        label=data.label,
+        where=data.where,
+        validation_share=data.validation_share,
+        seed=config.seed,
+    )
+    channels = config.model.channels_in
+    wrong = next((c for c in crops if c.image.shape[0] not in (1, channels)), None)
+    if wrong is not None:
+        raise InputError(f"{wrong.name}: found {wrong.image.shape[0]} channels, the model takes {channels}.")
+    if not data.folds:
+        return crops
+    parts = draw_split(
+        [crop.name for crop in crops],
+        {str(k): 1 / data.folds for k in range(data.folds)},
+        config.seed,
+        [str(crop.label) for crop in crops],
+    )
+    return [
+        Crop(c.name, c.image, c.label, "val" if part == str(data.fold) else "train")
+        for c, part in zip(crops, parts, strict=True)
+    ]
+
+
+def read_size(config: TrainConfig) -> tuple[int, ...]:
+    """px that a sample is cut from: the crop, and what turning and zooming out need around it."""
+    crop = config.data.crop_px
+    margin = margin_px(config.augment, crop)
+    return tuple(c + 2 * m for c, m in zip(crop, margin, strict=True))
+
+
+def scale_crop(image: Array, config: TrainConfig, size_px: Sequence[int]) -> Array:
+    """`size_px` around the middle of a crop, float16, scaled by the part that the network will see, as `infer` does."""
+    centre = [n // 2 for n in image.shape[1:]]
+    several = np.broadcast_to(image, (config.model.channels_in, *image.shape[1:]))
+    seen = window(several, centre, config.data.crop_px)
+    return scale_picture(window(several, centre, size_px), config.normalize, measured_on=seen)
+
+
+def _answers(session: TorchSession, crops: Sequence[Crop], config: TrainConfig) -> Array:
+    """Probabilities of the crops, (n, classes), a batch at a time."""
+    answers = []
+    for first in range(0, len(crops), AT_ONCE):
+        some = [scale_crop(c.image, config, config.data.crop_px) for c in crops[first : first + AT_ONCE]]
+        answers.append(session.run(np.stack(some).astype(np.float32))["classes"])
+    return np.concatenate(answers)

@@ -1,0 +1,107 @@
+"""What changes while training, and how it is kept: everything a run needs to go on to the same bits."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from cellengine.errors import UsageError
+from cellengine.models import build
+from cellengine.models.checkpoint import load_checkpoint
+from cellengine.train.config import TrainConfig
+from cellengine.train.optimizer import build_optimizer
+from cellengine.train.place import Place
+from cellengine.train.report import Row, history_from_json
+from cellengine.train.start import take_weights
+
+
+@dataclass(slots=True)
+class State:
+    """What changes while training, and what a checkpoint keeps."""
+
+    model: nn.Module
+    average: nn.Module
+    """exponential moving average of `model`: what is validated and exported"""
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    """scales the loss of fp16, so that small gradients are not lost; does nothing otherwise"""
+    epoch: int = 0
+    """finished epochs"""
+    step: int = 0
+    best: float = -math.inf
+    mark: float = -math.inf
+    """the last score that counted as better: `min_delta` above the one before"""
+    stale: int = 0
+    """validations since then"""
+    rate_factor: float = 1.0
+    """of the plateau schedule"""
+    sums: dict[str, float] = field(default_factory=dict)
+    """losses of the epoch in hand, summed over its steps"""
+
+
+NUMBERS = ("epoch", "step", "best", "mark", "stale", "rate_factor")
+
+
+def new_state(config: TrainConfig, place: Place, init: Path | None, echo: Callable[[str], None]) -> State:
+    """Fresh weights, or those of `init` as far as they fit, on the device."""
+    model = build(config.model)
+    if init is not None:
+        take_weights(model, init, echo)
+    if config.checkpointing:
+        if not hasattr(model, "checkpointing"):
+            raise UsageError(f"checkpointing: a {config.model.kind} network cannot; leave it out.")
+        model.checkpointing = True  # type: ignore[assignment]
+    model = model.to(place.device)
+    if config.model.dims == 2:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    scaler = torch.amp.GradScaler(place.device.type, enabled=config.precision == "fp16")
+    return State(model, copy.deepcopy(model).eval(), build_optimizer(model, config.optimizer), scaler)
+
+
+def begin_run(folder: Path) -> list[Row]:
+    """The history of a run that begins: empty. Raises UsageError when `folder` holds one already."""
+    if (folder / "last.pt").exists():
+        raise UsageError(f"{folder} holds a run already: add --resume to go on, or choose another -o.")
+    return []
+
+
+def resume_run(state: State, config: TrainConfig, folder: Path) -> list[Row]:
+    """Load last.pt into `state` and return its history; without one the run starts from the beginning."""
+    path = folder / "last.pt"
+    if not path.exists():
+        return []
+    saved = load_checkpoint(path)
+    if TrainConfig.from_json(saved["config"]) != config:
+        changed = [k for k, v in json.loads(config.to_json()).items() if json.loads(saved["config"]).get(k) != v]
+        raise UsageError(f"{path} was trained with other settings ({', '.join(changed)}): choose another -o.")
+    state.model.load_state_dict(saved["model"])
+    state.average.load_state_dict(saved["average"])
+    state.optimizer.load_state_dict(saved["optimizer"])
+    if config.precision == "fp16":
+        state.scaler.load_state_dict(saved["scaler"])
+    for name in NUMBERS:
+        setattr(state, name, saved.get(name, saved["best"] if name == "mark" else None))
+    state.sums = json.loads(saved.get("sums", "{}"))
+    return history_from_json(saved["history"])
+
+
+def to_checkpoint(state: State, config: TrainConfig, history: list[Row]) -> dict[str, Any]:
+    """What last.pt holds."""
+    return {
+        "model": state.model.state_dict(),
+        "average": state.average.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
+        "scaler": state.scaler.state_dict(),
+        **{name: getattr(state, name) for name in NUMBERS},
+        "sums": json.dumps(state.sums),
+        "config": config.to_json(),
+        "history": json.dumps(history),
+    }
