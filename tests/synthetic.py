@@ -39,3 +39,16 @@ def write_annotated(folder: Path, pictures: int, shape: tuple[int, int] = (64, 6
         tifffile.imwrite(folder / "images" / f"cells_{i}.tif", image)
         tifffile.imwrite(folder / "labels" / f"cells_{i}.tif", labels)
     return folder
+
+
+def draw_volume(shape: tuple[int, int, int], count: int, seed: int) -> Array:
+    """uint16 (z, y, x), bright balls of 3 to 6 voxels that keep apart."""
+    rng = np.random.default_rng(seed)
+    grid = np.indices(shape)
+    image = np.full(shape, 100.0)
+    for _ in range(count):
+        radius, centre = rng.uniform(3, 6), rng.uniform(0, shape).reshape(-1, 1, 1, 1)
+        away = np.sqrt(((grid - centre) ** 2).sum(0))
+        if (image[away < radius + 4] == 100).all():
+            image[away < radius] = rng.uniform(600, 1500)
+    return (image + rng.normal(0, 5, shape)).clip(0, 65535).astype(np.uint16)

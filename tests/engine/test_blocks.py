@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -13,13 +11,20 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from skimage.measure import label as connected
 
-from cellengine.engine.blocks import Margins, block_margins, choose_core, label_blocks, neighbours, plan_blocks
+from cellengine.engine.blocks import (
+    Margins,
+    block_margins,
+    choose_core,
+    join_blocks,
+    kept_in_core,
+    neighbours,
+    plan_blocks,
+)
 from cellengine.engine.flow import Stop
 from cellengine.engine.label import label
 from cellengine.engine.predict import SCORE_STEPS
 from cellengine.engine.resample import Grid
 from cellengine.geometry import Region
-from cellengine.io.bricks import BrickFile
 from cellengine.spec import Components, Decoder, DistanceWatershed
 from tests.engine.blobs import blob_spec
 
@@ -49,15 +54,17 @@ def in_blocks(
     shape = scores.shape[1:]
     blocks = plan_blocks(shape, core, margins)
     out = np.zeros(shape, np.uint32)
-    with TemporaryDirectory() as folder, BrickFile(Path(folder) / "labels", np.uint32) as store:
+    grid = Grid(shape, shape)
+    labels = [whole(scores[(slice(None), *block.read.slices)], decoder) for block in blocks]
+    kept = [kept_in_core(own, block, grid) for own, block in zip(labels, blocks, strict=True)]
 
-        def decode(region: Region) -> Array:
-            return whole(scores[(slice(None), *region.slices)], decoder)
+    def read(number: int, region: Region) -> Array:
+        return labels[number][region.relative_to(blocks[number].read)]
 
-        found = label_blocks(decode, Grid(shape, shape), blocks, margins, decoder, store, threads, Stop())
-        for number, block in enumerate(blocks):
-            out[block.core.slices] = found.names[number][found.local(number, block.core)]
-    return out, found.count
+    names, count = join_blocks(read, kept, blocks, grid, margins, decoder, threads, Stop())
+    for number, block in enumerate(blocks):
+        out[block.core.slices] = names[number][read(number, block.core)]
+    return out, count
 
 
 def largest_piece(foreground: Array) -> int:

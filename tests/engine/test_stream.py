@@ -13,19 +13,21 @@ import numpy as np
 import pytest
 import tifffile
 
-from cellengine.engine import stream
 from cellengine.engine.backends import open_session
 from cellengine.engine.batch import Device, infer_files
+from cellengine.engine.checkpoint import scratch_folder
 from cellengine.engine.flow import Stop
+from cellengine.engine.forecast import forecast
 from cellengine.engine.infer import Progress, infer_source
 from cellengine.engine.options import InferOptions
 from cellengine.engine.session import Session
-from cellengine.engine.stream import must_stream, stream_source
-from cellengine.errors import Interrupted, ResourceError
+from cellengine.engine.stream import stream_source
+from cellengine.errors import ResourceError
 from cellengine.geometry import Region
 from cellengine.io import ImageSource, MemorySource, open_source, read_table
+from cellengine.io.sink import remove
 from tests.engine.blobs import write_blob_model
-from tests.synthetic import draw_cells
+from tests.synthetic import draw_cells, draw_volume
 
 Array = np.ndarray[Any, Any]
 
@@ -44,22 +46,10 @@ def volume_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session
         yield opened
 
 
-def draw_volume(shape: tuple[int, int, int], count: int, seed: int) -> Array:
-    """uint16 (z, y, x), bright balls of 3 to 6 voxels that keep apart."""
-    rng = np.random.default_rng(seed)
-    grid = np.indices(shape)
-    image = np.full(shape, 100.0)
-    for _ in range(count):
-        radius, centre = rng.uniform(3, 6), rng.uniform(0, shape).reshape(-1, 1, 1, 1)
-        away = np.sqrt(((grid - centre) ** 2).sum(0))
-        if (image[away < radius + 4] == 100).all():
-            image[away < radius] = rng.uniform(600, 1500)
-    return (image + rng.normal(0, 5, shape)).clip(0, 65535).astype(np.uint16)
-
-
 def streamed(source: ImageSource, session: Session, stem: Path, options: InferOptions) -> dict[str, Any]:
     run, names = stream_source(source, session, options, Stop(), Progress(), stem, is_zarr=False)
-    assert sorted(p.name for p in stem.parent.iterdir()) == sorted(names)  # no scratch is left
+    remove(scratch_folder(stem))
+    assert sorted(p.name for p in stem.parent.iterdir()) == sorted(names)
     return run
 
 
@@ -82,12 +72,8 @@ def compare(source: ImageSource, session: Session, stem: Path, max_ram: int, **o
     return run
 
 
-@pytest.mark.parametrize("scores_in_memory", [True, False])
 @pytest.mark.parametrize("form", ["tif", "ome-zarr"])
-def test_a_picture(
-    session: Session, tmp_path: Path, scores_in_memory: bool, form: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(stream, "SCORE_SHARE", 100 if scores_in_memory else 0)
+def test_a_picture(session: Session, tmp_path: Path, form: str) -> None:
     picture, _ = draw_cells((300, 410), 90, 3, (4, 8))
     source = MemorySource(picture, voxel_size_um=(0.5, 0.5))
     run = compare(source, session, tmp_path / "out" / "a", 2_500_000, format=form)
@@ -135,36 +121,11 @@ def test_an_empty_picture_has_a_table_without_rows(session: Session, tmp_path: P
     assert len(read_table(tmp_path / "out" / "a.objects.csv")["label"]) == 0
 
 
-def test_scratch_of_a_killed_run_is_replaced(session: Session, tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    for what in ("scores", "labels"):
-        (tmp_path / "out" / f".a.{what}.scratch").write_bytes(b"left behind" * 1000)
-    compare(MemorySource(draw_cells((150, 160), 20, 2)[0]), session, tmp_path / "out" / "a", 2_500_000)
-
-
 def test_what_cannot_even_run_in_blocks_is_refused_before_any_work(session: Session, tmp_path: Path) -> None:
     source = MemorySource(draw_cells((300, 400), 20, 1)[0])
     with pytest.raises(ResourceError, match=r"a block of \d+ px a side needs about .*--max-ram"):
         stream_source(source, session, InferOptions(max_ram=100_000), Stop(), Progress(), tmp_path / "a", is_zarr=False)
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("at", [1, 5])
-def test_a_stopped_run_leaves_nothing_behind(session: Session, tmp_path: Path, at: int) -> None:
-    stop, done = Stop(), []
-
-    def advance(tiles: int) -> None:
-        done.append(tiles)
-        if len(done) == at:
-            stop.signal_number = 15
-
-    source = MemorySource(draw_cells((300, 400), 40, 1)[0])
-    stem = tmp_path / "out" / "a"
-    with pytest.raises(Interrupted):
-        stream_source(
-            source, session, InferOptions(max_ram=2_500_000), stop, Progress(advance=advance), stem, is_zarr=False
-        )
-    assert not list(stem.parent.iterdir())
 
 
 def test_files_are_streamed_when_the_plan_says_so(tmp_path: Path) -> None:
@@ -184,9 +145,16 @@ def test_files_are_streamed_when_the_plan_says_so(tmp_path: Path) -> None:
 
 
 def test_a_picture_that_fits_is_not_streamed(session: Session) -> None:
-    source = MemorySource(np.zeros((400, 400), np.uint8))
-    assert not must_stream(source, session, InferOptions(max_ram=400_000_000))
-    assert must_stream(source, session, InferOptions(max_ram=4_000_000))
+    def streams(size: int, max_ram: int, speed: float | None = None) -> bool:
+        source = MemorySource(np.zeros((size, size), np.uint8))
+        options = InferOptions(max_ram=max_ram)
+        found = forecast(source, session, options, Path("a"), is_zarr=False, voxels_per_s=speed)
+        assert found.seconds is None or found.seconds > size**2 / speed
+        return found.streaming is not None
+
+    assert not streams(400, 400_000_000)
+    assert streams(400, 4_000_000)
+    assert streams(400, 400_000_000, speed=100), "a run of half an hour"
 
 
 GROWTH = """
@@ -197,7 +165,8 @@ from cellengine.engine.backends import open_session
 from cellengine.engine.flow import Stop
 from cellengine.engine.infer import Progress
 from cellengine.engine.options import InferOptions
-from cellengine.engine.stream import must_stream, stream_source
+from cellengine.engine.forecast import forecast
+from cellengine.engine.stream import stream_source
 from cellengine.io import open_source
 
 model, folder = sys.argv[1:]
@@ -212,7 +181,8 @@ options = InferOptions(max_ram=120_000_000, tile=(512,), format="ome-zarr")
 with open_session(Path(model), device="cpu", backend="onnxruntime", precision="fp32") as session:
     def run(name):
         with open_source(Path(folder) / name, cache_bytes=8 << 20) as source:
-            assert must_stream(source, session, options), name
+            how = {"is_zarr": False, "voxels_per_s": None}
+            assert forecast(source, session, options, Path(folder) / name, **how).streaming is not None, name
             stream_source(source, session, options, Stop(), Progress(), Path(folder) / "out" / name, is_zarr=False)
     run("small.tif")
     before = psutil.Process().memory_info().rss

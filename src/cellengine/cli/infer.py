@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 import click
 
+from cellengine.cli.planned import describe_plan
 from cellengine.cli.progress import seconds_by_stage, show_progress
-from cellengine.engine.batch import Device, Summary, infer_files
+from cellengine.engine.batch import Device, Summary, infer_files, plan_files
 from cellengine.engine.options import InferOptions
 from cellengine.errors import UsageError
 
@@ -111,6 +112,11 @@ MOST_LINES = 20
     metavar="SIZE",
     help="Memory that the run may plan with, e.g. 2GB; without it 80 % of what the system allows.",
 )
+@click.option(
+    "--plan",
+    is_flag=True,
+    help="Only say how INPUT would be labelled, and what memory, disk and time that takes.",
+)
 def command(
     inputs: tuple[str, ...],
     model: str,
@@ -132,6 +138,7 @@ def command(
     halo: str,
     batch: int,
     max_ram: str | None,
+    plan: bool,
 ) -> None:
     """Label the cells in INPUT (files, folders, patterns or OME-Zarr) and measure them.
 
@@ -153,10 +160,13 @@ def command(
         format=form,
         on_error=on_error,
     )
+    where = Device(device, backend, precision)
+    if plan:
+        for line in describe_plan(plan_files(inputs, model, output, options, where)):
+            click.echo(line)
+        return
     with show_progress() as progress:
-        summary = infer_files(
-            inputs, model, output, options, Device(device, backend, precision), restart=not resume, progress=progress
-        )
+        summary = infer_files(inputs, model, output, options, where, restart=not resume, progress=progress)
     report(summary, output)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import time
 from collections import Counter
@@ -12,24 +14,30 @@ from typing import Any
 
 from cellengine.engine.backends import open_session
 from cellengine.engine.backends.hardware import cpu_count, cpu_name
+from cellengine.engine.checkpoint import holds_checkpoint, scratch_folder
 from cellengine.engine.environment import peak_memory_bytes, versions
 from cellengine.engine.flow import Stop, stop_on_signals
+from cellengine.engine.forecast import Forecast, check_disk, forecast, network_speed
 from cellengine.engine.infer import infer_source
-from cellengine.engine.journal import Journal, hold_output, open_journal
+from cellengine.engine.journal import Journal, differences, hold_output, open_journal
 from cellengine.engine.model_file import ModelFile, read_model_file, resolve_model
 from cellengine.engine.options import InferOptions
-from cellengine.engine.outputs import fingerprint, write_class_map, write_outputs
+from cellengine.engine.outputs import checksum, fingerprint, write_class_map, write_outputs
 from cellengine.engine.plan import check_tile, ram_limit
 from cellengine.engine.resample import size_unknown
 from cellengine.engine.run import Progress
 from cellengine.engine.session import Session
-from cellengine.engine.stream import must_stream, stream_source
+from cellengine.engine.stream import stream_source
 from cellengine.errors import InputError, PartialFailure, UsageError
-from cellengine.io import InputFile, find_inputs, open_source, output_stems, write_table
+from cellengine.io import ImageSource, InputFile, find_inputs, open_source, output_stems, write_table
 from cellengine.io.opening import DEFAULT_CACHE_BYTES
+from cellengine.io.sink import remove
 from cellengine.spec import ArgMax
 
 Plain = dict[str, Any]
+
+IRRELEVANT = ("python", "torch", "onnx")
+"""versions that do not decide what `infer` finds"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +93,9 @@ def infer_files(
     jobs = _jobs(find_inputs(inputs))
     check_tile(file.spec, options)
     with hold_output(output), stop_on_signals() as stop:
+        if restart:
+            for job in jobs:
+                remove(scratch_folder(output / job.stem))
         journal = open_journal(output, _identity(jobs, file, options, device), restart=restart)
         _check_unchanged(jobs, journal)
         if journal.complete:
@@ -97,7 +108,8 @@ def infer_files(
             if not journal.frozen:
                 chosen = {"backend": session.backend, "precision": session.precision, "device": session.device}
                 journal.freeze({**chosen, "max_ram": options.max_ram})
-            failures = _run_all(jobs, session, options, journal, stop, progress or Progress())
+            speed = network_speed(file, session, asked)
+            failures = _run_all(jobs, session, options, journal, speed, stop, progress or Progress())
             described = session.describe()
         _finish(journal, failures, file, options, described, time.perf_counter() - begun)
     if failures:
@@ -107,6 +119,30 @@ def infer_files(
             f"see {output / 'failures.csv'}, mend them, and run the same command again."
         )
     return Summary(journal.finished, failures, described, task=file.spec.task)
+
+
+def plan_files(
+    inputs: Sequence[str], model: str, output: Path, options: InferOptions, device: Device
+) -> list[Forecast]:
+    """What `infer_files` would do with the same arguments, and what it would take. Writes nothing.
+
+    Raises what it would raise before any work, also where the disk of `output` is too small.
+    """
+    file = read_model_file(resolve_model(model))
+    jobs = _jobs(find_inputs(inputs))
+    check_tile(file.spec, options)
+    asked: Plain = {"backend": device.backend, "precision": device.precision, "device": device.device}
+    with open_session(file.path, **asked) as session:
+        speed = network_speed(file, session, asked)
+        return [_plan_one(job, output, session, options, speed) for job in jobs]
+
+
+def _plan_one(job: Job, output: Path, session: Session, options: InferOptions, speed: float | None) -> Forecast:
+    with _open(job, options) as source:
+        how: Plain = {"is_zarr": job.path.is_dir(), "voxels_per_s": speed}
+        found = forecast(source, session, options, output / job.stem, **how)
+    check_disk(found, next(folder for folder in (output, *output.absolute().parents) if folder.is_dir()))
+    return found
 
 
 def _jobs(found: Sequence[InputFile]) -> list[Job]:
@@ -128,18 +164,35 @@ def _check_unchanged(jobs: Sequence[Job], journal: Journal) -> None:
                 f"{journal.folder} holds another run ({job.name} has changed since it was labelled): "
                 "add --restart to replace it, or choose another -o."
             )
+        begun = journal.begun.get(job.name, {}).get("input", job.fingerprint)
+        if begun != job.fingerprint and scratch_folder(journal.folder / job.stem).exists():
+            raise UsageError(
+                f"{journal.folder} holds an unfinished run of another {job.name} "
+                f"({differences(begun, job.fingerprint)}): add --restart to replace it, or choose another -o."
+            )
 
 
 def _run_all(
-    jobs: Sequence[Job], session: Session, options: InferOptions, journal: Journal, stop: Stop, progress: Progress
+    jobs: Sequence[Job],
+    session: Session,
+    options: InferOptions,
+    journal: Journal,
+    speed: float | None,
+    stop: Stop,
+    progress: Progress,
 ) -> list[Plain]:
     failures: list[Plain] = []
+    run = hashlib.sha256(json.dumps(journal.identity, sort_keys=True).encode()).hexdigest()
     for number, job in enumerate(jobs, 1):
+        scratch = scratch_folder(journal.folder / job.stem)
         if job.name in journal.finished:
+            remove(scratch)  # of a run that was killed between the record and this
             continue
         stop.check()
+        journal.begin(job.name, job.fingerprint, scratch)
+        told = _numbered(progress, number, len(jobs))
         try:
-            record = label_file(job, journal.folder, session, options, stop, _numbered(progress, number, len(jobs)))
+            record = label_file(job, journal.folder, session, options, stop, told, run=run, voxels_per_s=speed)
         except (InputError, UsageError) as error:
             if len(jobs) == 1 or options.on_error == "stop":
                 journal.forget()
@@ -147,6 +200,7 @@ def _run_all(
             failures.append({"file": job.name, "stage": "infer", "error": type(error).__name__, "hint": str(error)})
         else:
             journal.add(job.name, record)
+            remove(scratch)
     return failures
 
 
@@ -156,40 +210,78 @@ def _numbered(progress: Progress, number: int, count: int) -> Progress:
 
 
 def label_file(
-    job: Job, output: Path, session: Session, options: InferOptions, stop: Stop, progress: Progress
+    job: Job,
+    output: Path,
+    session: Session,
+    options: InferOptions,
+    stop: Stop,
+    progress: Progress,
+    *,
+    run: str = "",
+    voxels_per_s: float | None = None,
 ) -> Plain:
     """Label one input into `output`, its files whole under their names when this returns; the record of what was done.
 
+    What is finished of a large input lies in `scratch_folder(output / job.stem)`, to be removed when the record is
+    safe; a call for the same input and settings under the same name `run` goes on from there. `voxels_per_s` is the
+    speed of the network here, if known.
+
     Raises InputError for a picture that cannot be used, ResourceError for a full disk, Interrupted when `stop` says so.
     """
-    cache = min(DEFAULT_CACHE_BYTES, ram_limit(options) // 16)
-    size = options.voxel_size_um
-    with open_source(
-        job.path, axes=options.axes, dataset=options.dataset, voxel_size_um=size, cache_bytes=cache
-    ) as source:
+    with _open(job, options) as source:
         warnings = _missing(source.name, source.missing_chunks(), options) + size_unknown(source, session.spec)
         stem, is_zarr = output / job.stem, job.path.is_dir()
         if isinstance(session.spec.decoder, ArgMax):
-            run, written = write_class_map(stem, source, session, options, stop, progress, is_zarr=is_zarr)
-        elif must_stream(source, session, options):
-            run, written = stream_source(source, session, options, stop, progress, stem, is_zarr=is_zarr)
+            found, written = write_class_map(stem, source, session, options, stop, progress, is_zarr=is_zarr)
+        elif _in_blocks(source, session, options, stem, identity := _name_of(run, session, options), voxels_per_s):
+            how: Plain = {"is_zarr": is_zarr, "run": identity, "fingerprint": job.fingerprint}
+            found, written = stream_source(source, session, options, stop, progress, stem, **how)
         else:
             result = infer_source(source, session, options, stop, progress)
             begun = time.perf_counter()
             written = write_outputs(stem, source, result, options, is_zarr=is_zarr)
-            run = result.run
-            run["seconds"]["write"] = round(time.perf_counter() - begun, 4)
-            run["seconds"]["total"] = round(run["seconds"]["total"] + run["seconds"]["write"], 4)
-        if unfit := run["not_finite"]:
+            found = result.run
+            found["seconds"]["write"] = round(time.perf_counter() - begun, 4)
+            found["seconds"]["total"] = round(found["seconds"]["total"] + found["seconds"]["write"], 4)
+        if unfit := found["not_finite"]:
             warnings.append(f"{source.name}: {unfit} values that are NaN or infinite were taken as 0")
     outputs = [job.stem.with_name(name).as_posix() for name in written]
     return {
-        **run,
+        **found,
         "source": os.fspath(job.path.absolute()),
         "input": job.fingerprint,
         "outputs": outputs,
+        "sha256": {name: checksum(output / name) for name in outputs},
         "warnings": warnings,
     }
+
+
+def _open(job: Job, options: InferOptions) -> ImageSource:
+    return open_source(
+        job.path,
+        axes=options.axes,
+        dataset=options.dataset,
+        voxel_size_um=options.voxel_size_um,
+        cache_bytes=min(DEFAULT_CACHE_BYTES, ram_limit(options) // 16),
+    )
+
+
+def _in_blocks(
+    source: ImageSource, session: Session, options: InferOptions, stem: Path, run: str, speed: float | None
+) -> bool:
+    """Whether a source is labelled in blocks. ResourceError when the disk has no room for what that takes."""
+    scratch = scratch_folder(stem)
+    begun = holds_checkpoint(scratch, run)
+    expected = forecast(source, session, options, stem, is_zarr=False, voxels_per_s=speed, in_blocks=begun)
+    used = sum(path.stat().st_size for path in scratch.glob("*")) if begun else 0
+    check_disk(expected, next(folder for folder in stem.parents if folder.is_dir()), used)
+    return expected.streaming is not None
+
+
+def _name_of(run: str, session: Session, options: InferOptions) -> str:
+    """A name that two calls share when they would find the same."""
+    facts = [run, session.spec.to_json(), session.backend, session.device, session.precision, options.identity()]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _missing(name: str, count: int, options: InferOptions) -> list[str]:
@@ -208,7 +300,7 @@ def _identity(jobs: Sequence[Job], file: ModelFile, options: InferOptions, devic
         "model": file.sha256,
         "settings": options.identity(),
         "device": [device.device, device.backend, device.precision],
-        "cellengine": versions()["cellengine"],
+        "versions": {name: version for name, version in versions().items() if name not in IRRELEVANT},
     }
 
 

@@ -7,7 +7,7 @@ voxel. Objects of a larger piece are joined where two blocks agree on them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import ceil, prod
@@ -18,7 +18,6 @@ import numpy as np
 from cellengine.engine.flow import Stop, overlap
 from cellengine.engine.resample import Grid
 from cellengine.geometry import Region
-from cellengine.io.bricks import BrickFile
 from cellengine.ops.smooth import TRUNCATE
 from cellengine.ops.stitch import Kept, Link, agreeing, keep_core, number_blocks, sharing
 from cellengine.spec import BoundaryWatershed, Components, Decoder, DistanceWatershed, ModelSpec
@@ -113,70 +112,46 @@ def neighbours(blocks: list[Block], margins: Margins) -> Iterator[tuple[int, int
                 yield number, other
 
 
-@dataclass(frozen=True, slots=True)
-class BlockLabels:
-    """The labels of a picture in blocks, on disk, and what each is called in the whole."""
+def kept_in_core(labels: Array, block: Block, grid: Grid) -> Kept:
+    """What a block with uint32 labels 1 ... n of its `read` keeps of each: its voxels of the picture in the core.
 
-    blocks: list[Block]
-    store: BrickFile
-    names: list[Array]
-    """for each block the uint32 number in the picture of each of its labels"""
-    count: int
-    """objects in the picture"""
+    Objects are numbered in raster order of the picture; where its grid is coarser than the network's some may have no
+    voxel on it, and get no number.
+    """
+    count = int(labels.max(initial=0))
+    if not grid.loses:
+        return keep_core(labels[block.core.relative_to(block.read)], count, block.core.start, grid.network)
+    place = grid.image_region(block.core)
+    if not place.size:
+        return keep_core(np.zeros(place.shape, np.uint32), count, place.start, grid.image)
+    shown = labels[grid.network_region(place).relative_to(block.read)]
+    return keep_core(grid.to_image(shown, place), count, place.start, grid.image)
 
-    def local(self, number: int, region: Region) -> Array:
-        """A part of what a block has read, with the block's own labels."""
-        return _seen(self.store, number, self.blocks[number], region)
 
-
-def label_blocks(
-    decode: Callable[[Region], Array],
-    grid: Grid,
+def join_blocks(
+    read: Callable[[int, Region], Array],
+    kept: Sequence[Kept],
     blocks: list[Block],
+    grid: Grid,
     margins: Margins,
     decoder: Decoder,
-    store: BrickFile,
     threads: int,
     stop: Stop,
-) -> BlockLabels:
-    """Decode every block, keep its labels in `store`, and find the numbers of the whole picture.
+) -> tuple[list[Array], int]:
+    """For each block the uint32 number in the picture of each of its labels (0: none), and how many objects there are.
 
-    `decode(region)` gives uint32 labels 1 ... n of a box of the network's grid, as `blocks` are; several threads call
-    it. The result depends on neither their number nor their speed. Objects are numbered in raster order of the picture;
-    where its grid is coarser than the network's some may have no voxel on it, and get no number. Memory: a block and
-    its decoding for each thread, and about 60 bytes a label.
+    `read(number, region)` gives the labels of a block in a part of its `read`; several threads call it. The result
+    depends on neither their number nor their speed. Memory: about 60 bytes a label.
     """
-
-    def one(number: int) -> Kept:
-        block = blocks[number]
-        labels = decode(block.read)
-        store.write(number, labels)
-        count = int(labels.max(initial=0))
-        if not grid.loses:
-            return keep_core(labels[block.core.relative_to(block.read)], count, block.core.start, grid.network)
-        place = grid.image_region(block.core)
-        if not place.size:
-            return keep_core(np.zeros(place.shape, np.uint32), count, place.start, grid.image)
-        shown = labels[grid.network_region(place).relative_to(block.read)]
-        return keep_core(grid.to_image(shown, place), count, place.start, grid.image)
 
     def link(pair: tuple[int, int]) -> Link:
         a, b = (blocks[number] for number in pair)
         seen = a.trusted.intersect(b.trusted)
-        views = (_seen(store, number, block, seen) for number, block in zip(pair, (a, b), strict=True))
-        labels_a, labels_b = views
+        labels_a, labels_b = (read(number, seen) for number in pair)
         if isinstance(decoder, Components):
             return (*pair, sharing(labels_a, labels_b))
         return (*pair, agreeing(labels_a, labels_b, kept[pair[0]], kept[pair[1]]))
 
-    kept = list(overlap(one, range(len(blocks)), threads, stop))
-    links = list(overlap(link, neighbours(blocks, margins), threads, stop))
+    links = overlap(link, neighbours(blocks, margins), threads, stop)
     # what the decoder drops for its size it has dropped; on a coarser grid the rest has fewer voxels
-    names, count = number_blocks(kept, links, 0 if grid.loses else getattr(decoder, "min_size_px", 0))
-    return BlockLabels(blocks, store, names, count)
-
-
-def _seen(store: BrickFile, number: int, block: Block, region: Region) -> Array:
-    start = tuple(a - b for a, b in zip(region.start, block.read.start, strict=True))
-    stop = tuple(a - b for a, b in zip(region.stop, block.read.start, strict=True))
-    return store.read(number, Region(start, stop))
+    return number_blocks(kept, links, 0 if grid.loses else getattr(decoder, "min_size_px", 0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from types import FrameType
@@ -52,7 +52,7 @@ def stop_on_signals() -> Iterator[Stop]:
 
 def overlap(
     function: Callable[[Item], Value], items: Iterable[Item], threads: int, stop: Stop, ahead: int = 0
-) -> Iterator[Value]:
+) -> Generator[Value, None, None]:
     """`function(item)` for every item on `threads` threads, results in order.
 
     At most `threads + ahead` items are begun and not yet taken, so memory is bounded however many there are. The

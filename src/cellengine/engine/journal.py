@@ -12,9 +12,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from cellengine.errors import LockedError, ResourceError, UsageError
-from cellengine.io.sink import writing
+from cellengine.io.sink import remove, writing
 
-JOURNAL, LOCK, RUN = ".journal.jsonl", ".lock", "run.json"
+JOURNAL, LOCK, RUN, SCRATCH = ".journal.jsonl", ".lock", "run.json", ".scratch"
 
 Plain = dict[str, Any]
 
@@ -49,7 +49,13 @@ class Journal:
     """Finished files of one run. Lines of JSON, each flushed to disk; a last line cut by a crash is ignored."""
 
     def __init__(
-        self, folder: Path, identity: Plain, frozen: Plain, finished: dict[str, Plain], complete: bool
+        self,
+        folder: Path,
+        identity: Plain,
+        frozen: Plain,
+        finished: dict[str, Plain],
+        complete: bool,
+        begun: dict[str, Plain] | None = None,
     ) -> None:
         self.folder = folder
         self.identity = identity
@@ -57,8 +63,16 @@ class Journal:
         """choices made by the first session of the run (backend, precision) that every later one keeps"""
         self.finished = finished
         """input -> its record"""
+        self.begun = begun or {}
+        """input -> what it was when it was begun: its fingerprint, and the folder of what is finished of it"""
         self.complete = complete
         """whether the run has ended before: nothing is left to do"""
+
+    def begin(self, name: str, fingerprint: Plain, scratch: Path) -> None:
+        """Note that the input `name` is being worked on, and in which folder what is finished of it lies."""
+        if name not in self.begun:
+            self.begun[name] = {"input": fingerprint, "scratch": scratch.relative_to(self.folder).as_posix()}
+            self._append({"begun": name, **self.begun[name]})
 
     def add(self, name: str, record: Plain) -> None:
         """Note that the input `name` is finished; its outputs are in place before this is called."""
@@ -98,6 +112,8 @@ def open_journal(folder: Path, identity: Plain, *, restart: bool) -> Journal:
     """
     identity = json.loads(json.dumps(identity))
     if restart:
+        for line in _lines(folder / JOURNAL):
+            _remove_scratch(folder, str(line.get("scratch", "")))
         for name in (JOURNAL, RUN):
             (folder / name).unlink(missing_ok=True)
     if (folder / RUN).exists() and not (folder / JOURNAL).exists():
@@ -109,7 +125,28 @@ def open_journal(folder: Path, identity: Plain, *, restart: bool) -> Journal:
         return Journal(folder, identity, {}, {}, complete=False)
     _check_same(folder, lines[0].get("identity", {}), identity)
     finished = {line["finished"]: line["record"] for line in lines if "finished" in line}
-    return Journal(folder, identity, lines[0].get("frozen", {}), finished, complete=False)
+    begun = {line["begun"]: line for line in lines if "begun" in line}
+    return Journal(folder, identity, lines[0].get("frozen", {}), finished, complete=False, begun=begun)
+
+
+def _remove_scratch(folder: Path, name: str) -> None:
+    """Remove a scratch folder that a journal names; it must lie in the output folder, whatever the journal says."""
+    scratch = (folder / name).resolve()
+    if scratch.suffix == SCRATCH and scratch.is_relative_to(folder.resolve()):
+        remove(scratch)
+
+
+def read_records(folder: Path) -> tuple[dict[str, Plain], bool]:
+    """The records of the inputs that the run in `folder` has finished, and whether it has ended.
+
+    Raises UsageError when there is no run.
+    """
+    if (folder / JOURNAL).exists():
+        return {line["finished"]: line["record"] for line in _lines(folder / JOURNAL) if "finished" in line}, False
+    if not (folder / RUN).is_file():
+        raise UsageError(f"{folder} holds no run of `cellengine infer`: give the folder that was its -o.")
+    run = read_json(folder / RUN)
+    return run.get("files", {}), bool(run.get("complete"))
 
 
 def write_json(path: Path, value: Plain) -> None:
@@ -121,10 +158,23 @@ def write_json(path: Path, value: Plain) -> None:
 
 
 def _check_same(folder: Path, before: Plain, now: Plain) -> None:
-    differing = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
-    if differing:
-        parts = "; ".join(f"{k}: {_short(before.get(k))} then, {_short(now.get(k))} now" for k in differing)
+    if parts := differences(before, now):
         raise UsageError(f"{folder} holds another run ({parts}): add --restart to replace it, or choose another -o.")
+
+
+def differences(before: Plain, now: Plain) -> str:
+    """What two records do not share, as "settings.tile: null then, [64] now; ..."; empty when they are equal."""
+    old, new = _flat(before), _flat(now)
+    differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+    return "; ".join(f"{k}: {_short(old.get(k))} then, {_short(new.get(k))} now" for k in differing)
+
+
+def _flat(record: Plain, prefix: str = "") -> Plain:
+    """A record of records as one, with names joined by dots."""
+    flat: Plain = {}
+    for key, value in record.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
 
 
 def _short(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from math import prod
@@ -75,6 +76,18 @@ def labels_path(stem: Path, nbytes: int, options: InferOptions, *, is_zarr: bool
     """Where labels of `nbytes` go, by what was asked for, the kind of the input, and their size."""
     zarr = options.format == "ome-zarr" or (options.format == "auto" and (is_zarr or nbytes > LARGEST_TIFF_BYTES))
     return stem.with_name(stem.name + (".labels.ome.zarr" if zarr else ".labels.tif"))
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file; of a folder that of the names and checksums of the files in it."""
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    files = sorted((p.relative_to(path).as_posix(), p) for p in path.rglob("*") if p.is_file())
+    with ThreadPoolExecutor(4, thread_name_prefix="checksum") as pool:
+        found = pool.map(checksum, (p for _, p in files))
+        lines = (f"{digest} {name}\n" for (name, _), digest in zip(files, found, strict=True))
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def fingerprint(path: Path) -> dict[str, object]:

@@ -81,11 +81,19 @@ def ram_limit(options: InferOptions) -> int:
     return options.max_ram if options.max_ram is not None else int(SHARE_OF_MEMORY * memory_limit())
 
 
+def network_bytes(plan: Plan, session: Session) -> int:
+    """Memory that the network takes while it computes a batch."""
+    return int(_bytes_per_voxel(session) * prod(plan.tile) * plan.batch)
+
+
+def _bytes_per_voxel(session: Session) -> float:
+    return session.spec.activation_bytes * ACTIVATIONS.get((session.backend, session.precision), 1.3)
+
+
 def _largest_tile(session: Session, halo: tuple[int, ...], options: InferOptions) -> tuple[int, ...]:
     """The model's tile, shrunk evenly until its activations fit their share of the memory."""
     spec = session.spec
-    per_voxel = spec.activation_bytes * ACTIVATIONS.get((session.backend, session.precision), 1.3)
-    fitting = TILE_SHARE * ram_limit(options) / (per_voxel * options.batch)
+    fitting = TILE_SHARE * ram_limit(options) / (_bytes_per_voxel(session) * options.batch)
     shrink = min(1.0, (fitting / prod(spec.tile)) ** (1 / len(spec.tile)))
     smallest = (2 * h + d for h, d in zip(halo, spec.divisor, strict=True))
     return tuple(max(int(t * shrink), s) for t, s in zip(spec.tile, smallest, strict=True))

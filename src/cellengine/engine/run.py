@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,7 @@ class Clock:
     """Seconds by stage. Stages overlap, so their sum may exceed the wall time."""
 
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    _lock: Lock = field(default_factory=Lock)
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
@@ -53,7 +55,9 @@ class Clock:
         try:
             yield
         finally:
-            self.seconds[stage] += time.perf_counter() - begun
+            taken = time.perf_counter() - begun
+            with self._lock:
+                self.seconds[stage] += taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +90,7 @@ def describe_run(
         "pictures": len(plans),
         "tile": list(plans[0].tile),
         "halo": list(plans[0].halo),
-        "tiles": sum(len(plan.tiles) for plan in plans),
+        "tiles": sum(len(plan.grid) for plan in plans),
         "objects": objects,
         "not_finite": unfit,
         "seconds": {**{k: round(v, 4) for k, v in clock.seconds.items()}, "total": round(seconds, 4)},

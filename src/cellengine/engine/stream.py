@@ -1,39 +1,44 @@
-"""`infer` for sources that do not fit in memory: scores and labels in blocks, outputs written as they are found."""
+"""`infer` for what does not fit in memory or takes long: in blocks, with a checkpoint; outputs written in pieces."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cellengine.engine.blocks import BlockLabels, Margins, block_margins, choose_core, label_blocks, plan_blocks
+from cellengine.engine.assemble import LabelledPicture, counter, is_scored, output_regions
+from cellengine.engine.blocks import Block, Margins, block_margins, choose_core, kept_in_core, plan_blocks
+from cellengine.engine.checkpoint import Checkpoint, open_checkpoint, scratch_folder
 from cellengine.engine.flow import Stop, overlap
-from cellengine.engine.infer import memory_needed
 from cellengine.engine.label import label
 from cellengine.engine.options import InferOptions
 from cellengine.engine.outputs import labels_path
 from cellengine.engine.overlay import Window
 from cellengine.engine.plan import Plan, plan_picture, ram_limit
-from cellengine.engine.predict import SCORE_STEPS, Scores, predict_batches, quantise, tile_batches
+from cellengine.engine.predict import Scores, predict_batches
 from cellengine.engine.run import Clock, Progress, check_finite, describe_run, label_axes
 from cellengine.engine.scale import measure_scene
 from cellengine.engine.scene import Scene, scenes
+from cellengine.engine.schedule import Schedule, tile_number
+from cellengine.engine.scores import TileScores, slot_bytes
 from cellengine.engine.session import Session
-from cellengine.engine.table import Table, object_columns
-from cellengine.errors import ResourceError
-from cellengine.geometry import Region
-from cellengine.io import ImageSource, LabelSink, TableWriter, create_sink, write_png
-from cellengine.io.bricks import BrickFile, GridFile
-from cellengine.io.sink import partial_name, remove, writing
+from cellengine.errors import InputError, ResourceError
+from cellengine.geometry import Cells, Region
+from cellengine.io import ImageSource, TableWriter, create_sink, write_png
+from cellengine.io.sink import writing
 from cellengine.ops.measure import ObjectStatistics
+from cellengine.ops.normalize import Scale
 from cellengine.ops.threads import worker_count
-from cellengine.spec import ModelSpec
+from cellengine.records import from_plain, to_plain
 
 Array = np.ndarray[Any, Any]
 
@@ -41,91 +46,90 @@ DECODE_BYTES = 48
 """memory a voxel of a block in work: its scores as floats, its labels, and what the decoder needs for dense pictures"""
 PIECE_BYTES = 24
 """memory a voxel of the picture takes while labels and scores are brought back to its grid and measured"""
-SCORE_SHARE, BLOCK_SHARE = 1 / 5, 1 / 4
-"""shares of a run's memory for scores that are kept in it, and for blocks in work; the rest is for the network, the
-source's cache, and the program itself"""
-MOST_THREADS = 4
-"""blocks in work at a time; each decodes on several threads, and more blocks would have to be smaller"""
+BLOCK_SHARE = 1 / 4
+"""share of a run's memory for blocks in work; the rest is for the network, the source's cache, and the program"""
+AHEAD = 2
+"""blocks that may wait for each thread that labels: beyond, the network waits, so that scores do not pile up"""
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """How a source is cut; frozen in its checkpoint, so that a run that goes on computes the same bits."""
+
+    tile: tuple[int, ...]
+    halo: tuple[int, ...]
+    batch: int
+    core: tuple[int, ...]
+    """of a block, on the network's grid"""
+    margins: Margins
+    slot_bytes: int
+    """of the scores of a tile"""
 
 
 @dataclass(frozen=True, slots=True)
 class Streaming:
-    """How one picture is labelled in pieces."""
+    """How a source is labelled in blocks."""
 
-    core: tuple[int, ...]
-    margins: Margins
+    cut: Cut
     threads: int
-    scores_in_memory: bool
+    """blocks in work at a time"""
     piece: int
-    """voxels of the picture that are measured and written at a time, where it is finer than what the network sees"""
+    """voxels of the picture that are measured or written at a time"""
+    memory_bytes: int
+    """of the blocks in work"""
+
+    def schedule(self, plan: Plan) -> Schedule:
+        """The order of tiles and blocks of one picture."""
+        return Schedule(plan, self.blocks(plan.shape), self.cut.core, self.cut.margins)
+
+    def blocks(self, shape: tuple[int, ...]) -> list[Block]:
+        """The blocks of one picture of `shape`, as the network sees it."""
+        return plan_blocks(shape, self.cut.core, self.cut.margins)
 
 
-class ScoreStore:
-    """The scores of a picture, in memory or in a scratch file; the cores of tiles go straight to it."""
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What is known of a picture's intensities before the network sees it."""
 
-    def __init__(self, spec: ModelSpec, plan: Plan, path: Path | None) -> None:
-        self._channels = {output.name: output.channels for output in spec.outputs}
-        step = tuple(t - 2 * h for t, h in zip(plan.tile, plan.halo, strict=True))
-        count = sum(self._channels.values())
-        self._file = None if path is None else GridFile(path, count, plan.shape, step)
-        self._array = np.empty((count, *plan.shape) if path is None else 0, np.uint16)
-
-    def keep(self, core: Region, outputs: dict[str, Array]) -> None:
-        """Store the core of a tile; any thread may."""
-        values = np.empty((sum(self._channels.values()), *core.shape), np.uint16)
-        for name, part in self._split(values).items():
-            quantise(outputs[name], part)
-        if self._file is not None:
-            self._file.write(core, values)
-        else:
-            self._array[(slice(None), *core.slices)] = values
-
-    def read(self, region: Region) -> Scores:
-        """The scores of a box, as `predict` gives those of a picture."""
-        if self._file is not None:
-            return self._split(self._file.read(region))
-        return self._split(self._array[(slice(None), *region.slices)])
-
-    def _split(self, values: Array) -> Scores:
-        parts: Scores = {}
-        first = 0
-        for name, count in self._channels.items():
-            parts[name] = values[first : first + count]
-            first += count
-        return parts
-
-    def close(self) -> None:
-        """Remove the scratch file."""
-        if self._file is not None:
-            self._file.close()
+    scale: Scale
+    not_finite: int
+    constant: bool
 
 
-def must_stream(source: ImageSource, session: Session, options: InferOptions) -> bool:
-    """Whether labels and scores of `source` are more than the memory plan allows."""
-    pictures = scenes(source, session.spec, options)
-    plans = [plan_picture(scene.seen.shape, session, options) for scene in pictures]
-    return memory_needed(source, pictures, plans, session) > ram_limit(options)
+def plan_streaming(source: ImageSource, scene: Scene, plan: Plan, session: Session, options: InferOptions) -> Streaming:
+    """The blocks that compute least for nothing within the memory, given the processors.
 
-
-def plan_streaming(source: ImageSource, scene: Scene, session: Session, options: InferOptions) -> Streaming:
-    """The largest blocks that the memory allows. ResourceError when not even one object and its surroundings fit."""
+    ResourceError when not even one object and its surroundings fit.
+    """
     allowed, margins = ram_limit(options), block_margins(session.spec)
     channels = source.shape[source.axes.index("C")] if "C" in source.axes else 1
     outputs = sum(output.channels for output in session.spec.outputs)
     raw_bytes = channels * max(4, source.dtype.itemsize)
     voxel_bytes = DECODE_BYTES + 2 * outputs + raw_bytes
-    shape = scene.seen.shape
-    in_memory = 2 * outputs * prod(shape) <= SCORE_SHARE * allowed
-    for threads in range(min(MOST_THREADS, worker_count()), 0, -1):
+    found: list[tuple[float, Streaming]] = []
+    for threads in range(1, worker_count() + 1):
         share = BLOCK_SHARE * allowed / threads
-        core = choose_core(shape, margins, int(share / voxel_bytes))
+        core = choose_core(plan.shape, margins, int(share / voxel_bytes))
         if core is not None:
-            return Streaming(core, margins, threads, in_memory, int(share / (PIECE_BYTES + raw_bytes)))
-    smallest = prod(min(n, 3 * margins.overlap) for n in shape) * voxel_bytes
-    raise ResourceError(
-        f"{source.name}: a block of {3 * margins.overlap} px a side needs about {smallest / BLOCK_SHARE / 1e9:.1f} GB "
-        f"of memory, {allowed / 1e9:.1f} GB may be used: allow more with --max-ram."
-    )
+            cut = Cut(plan.tile, plan.halo, plan.batch, core, margins, slot_bytes(session.spec, plan))
+            read = prod(min(n, c + 2 * margins.overlap) for n, c in zip(plan.shape, core, strict=True))
+            streaming = Streaming(cut, threads, int(share / (PIECE_BYTES + raw_bytes)), threads * read * voxel_bytes)
+            found.append((_useful_work(plan.shape, core, margins, threads), streaming))
+    if not found:
+        smallest = prod(min(n, 3 * margins.overlap) for n in plan.shape) * voxel_bytes
+        raise ResourceError(
+            f"{source.name}: a block of {3 * margins.overlap} px a side needs about "
+            f"{smallest / BLOCK_SHARE / 1e9:.1f} GB of memory, {allowed / 1e9:.1f} GB may be used: "
+            "allow more with --max-ram."
+        )
+    return max(found, key=lambda pair: pair[0])[1]
+
+
+def _useful_work(shape: tuple[int, ...], core: tuple[int, ...], margins: Margins, threads: int) -> float:
+    """Voxels of cores labelled at a time, where blocks and their overlaps cost alike."""
+    blocks = len(Cells(shape, core))
+    read = prod(min(n, c + 2 * margins.overlap) for n, c in zip(shape, core, strict=True))
+    return min(threads, blocks) * prod(shape) / (blocks * read)
 
 
 def stream_source(
@@ -137,149 +141,211 @@ def stream_source(
     stem: Path,
     *,
     is_zarr: bool,
+    run: str = "",
+    fingerprint: dict[str, Any] | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
-    """As `infer_source` and `write_outputs`, with memory that does not grow with the source.
+    """As `infer_source` and `write_outputs`, with memory that does not grow with the source, and again after a crash.
 
-    Scores that do not fit and the blocks' own labels are in scratch files beside the outputs, which are removed at
-    the end; those that a killed run left are removed at the start. The overlay shows the centre of the middle plane.
-    Memory: the plan's, and about 200 bytes an object. Returns what is recorded, and the names of the outputs.
+    What is finished is in the folder `scratch_folder(stem)`, which the caller removes when the outputs are recorded;
+    a call with the same `run` and `fingerprint` goes on from there. An input that cannot be read leaves nothing. The
+    overlay shows the centre of the middle plane. Memory: the plan's, and about 80 bytes an object. Returns what is
+    recorded, and the names of the outputs.
     """
     clock, begun = Clock(), time.perf_counter()
     pictures = scenes(source, session.spec, options)
-    plans = [plan_picture(scene.seen.shape, session, options) for scene in pictures]
-    how = plan_streaming(source, pictures[0], session, options)
-    progress.begin(source.name, sum(len(plan.tiles) for plan in plans))
-    axes, shape = label_axes(source, options)
-    paths = [labels_path(stem, 4 * prod(shape), options, is_zarr=is_zarr), stem.with_name(stem.name + ".objects.csv")]
-    overlay = stem.with_name(stem.name + ".overlay.png")
-    unfit = objects = 0
+    plan = plan_picture(pictures[0].seen.shape, session, options)
+    how = plan_streaming(source, pictures[0], plan, session, options)
     with writing(stem.parent):
         stem.parent.mkdir(parents=True, exist_ok=True)
-        for what in ("scores", "labels"):
-            remove(_scratch(stem, what))  # of a run that was killed
-    with ExitStack() as held:
-        sink = held.enter_context(create_sink(paths[0], shape, axes, source.voxel_size_um))
-        table: TableWriter | None = None
-        for index, (scene, plan) in enumerate(zip(pictures, plans, strict=True)):
-            with clock("scale"):
-                intensities = measure_scene(scene.seen, session.spec.normalize)
-            if intensities.not_finite:
-                unfit += check_finite(source, intensities, options)
-                scene = replace(scene, fill=True)
-            job = _Picture(scene, plan, how, session.spec, stem, clock, stop)
-            view = Window.central(scene.shape) if index == len(pictures) // 2 else None
-            if intensities.constant:
-                # nothing to see: the sink holds background where nothing is written
-                progress.advance(len(plan.tiles))
-                rows = job.table(*job.counters())
-            else:
-                with ExitStack() as scratch:
-                    scores = job.scores(scratch)
-                    with clock("network"):
-                        seen, scale = scene.seen, intensities.scale
-                        for done in predict_batches(tile_batches(plan), scores.keep, seen, session, plan, scale, stop):
-                            progress.advance(len(done))
-                    rows = job.finish(scores, scratch, sink, axes, objects, view)
-            rows["label"] = rows["label"].astype(np.int64) + objects
-            objects += len(rows["label"])
-            if table is None:
-                table = held.enter_context(TableWriter(paths[1], list(rows)))
-            table.append(rows)
-            if view is not None:
-                write_png(overlay, view.draw(scene))
-    run = describe_run(source, plans, objects, unfit, clock, time.perf_counter() - begun)
-    blocks = len(plan_blocks(plans[0].shape, how.core, how.margins))
-    run |= {"block": list(how.core), "overlap": how.margins.overlap, "blocks": blocks * len(pictures)}
-    return run, [path.name for path in (*paths, overlay)]
+    folder = scratch_folder(stem)
+    with open_checkpoint(folder, source.name, run, fingerprint or {}, to_plain(how.cut)) as checkpoint:
+        how = replace(how, cut=from_plain(Cut, checkpoint.plan))
+        plan = replace(plan, tile=how.cut.tile, halo=how.cut.halo, batch=how.cut.batch)
+        work = _Work(source, session, options, plan, how, checkpoint, clock, stop, progress)
+        progress.begin(source.name, len(pictures) * len(plan.grid))
+        try:
+            for index, scene in enumerate(pictures):
+                pictures[index] = work.label_picture(index, scene)
+        except InputError:
+            checkpoint.discard()
+            raise
+        objects, names = work.write(pictures, stem, is_zarr)
+    unfit = sum(work.measured[index].not_finite for index in range(len(pictures)))
+    record = describe_run(source, [plan] * len(pictures), objects, unfit, clock, time.perf_counter() - begun)
+    blocks = len(Cells(plan.shape, how.cut.core))
+    record |= {"block": list(how.cut.core), "overlap": how.cut.margins.overlap, "blocks": blocks * len(pictures)}
+    return record | {"tiles_from_earlier_runs": work.restored}, names
 
 
-@dataclass(frozen=True, slots=True)
-class _Picture:
-    """One picture on its way from scores to outputs."""
+class _Work:
+    """The state of one call: what it works on, with, and how far it is."""
 
-    scene: Scene
-    plan: Plan
-    how: Streaming
-    spec: ModelSpec
-    stem: Path
-    clock: Clock
-    stop: Stop
-
-    def scores(self, scratch: ExitStack) -> ScoreStore:
-        """A store for this picture's scores, closed with `scratch`."""
-        store = ScoreStore(self.spec, self.plan, None if self.how.scores_in_memory else _scratch(self.stem, "scores"))
-        scratch.callback(store.close)
-        return store
-
-    def finish(
+    def __init__(
         self,
-        scores: ScoreStore,
-        scratch: ExitStack,
-        sink: LabelSink,
-        axes: str,
-        before: int,
-        view: Window | None,
-    ) -> Table:
-        """Label in blocks; then renumber, write and measure them in one pass. `before`: objects of earlier pictures."""
-        how, decoder, grid = self.how, self.spec.decoder, self.scene.grid
-        blocks = plan_blocks(grid.network, how.core, how.margins)
-        store = scratch.enter_context(BrickFile(_scratch(self.stem, "labels"), np.uint32))
+        source: ImageSource,
+        session: Session,
+        options: InferOptions,
+        plan: Plan,
+        how: Streaming,
+        checkpoint: Checkpoint,
+        clock: Clock,
+        stop: Stop,
+        progress: Progress,
+    ) -> None:
+        self.source, self.session, self.options, self.plan, self.how = source, session, options, plan, how
+        self.checkpoint, self.clock, self.stop, self.progress = checkpoint, clock, stop, progress
+        self.measured: dict[int, Measured] = {}
+        self.restored = 0
+
+    @cached_property
+    def blocks(self) -> list[Block]:
+        """The blocks of every picture: all have one shape."""
+        return self.how.blocks(self.plan.shape)
+
+    def label_picture(self, index: int, scene: Scene) -> Scene:
+        """Bring every block of a picture into the checkpoint: the network computes tiles while blocks are labelled."""
+        measured = self.measured[index] = self._measure(index, scene)
+        if measured.not_finite:
+            scene = replace(scene, fill=True)
+        tiles, finished = len(self.plan.grid), self.checkpoint.blocks(index)
+        if measured.constant or len(finished) == len(self.blocks):
+            # nothing to see, or all done: no network needs to be asked
+            self.restored += 0 if measured.constant else tiles
+            self.progress.advance(tiles)
+            return scene
+        schedule = self.how.schedule(self.plan)
+        schedule.begin(finished)
+        scores = TileScores(self.session.spec, self.plan, schedule, self.checkpoint, index)
+        ready = schedule.arrived(scores.restore())
+        self.restored += tiles - schedule.missing
+        self.progress.advance(tiles - schedule.missing)
+
+        def finish(number: int) -> None:
+            self._finish_block(index, scene, number, scores.read(self.blocks[number].read))
+            scores.finish(number)
+
+        batches = predict_batches(
+            schedule.batches(), scores.keep, scene.seen, self.session, self.plan, measured.scale, self.stop
+        )
+        waiting: deque[Future[None]] = deque()
+        with ThreadPoolExecutor(self.how.threads, "label") as pool, closing(batches), self.clock("network"):
+            try:
+                waiting.extend(pool.submit(finish, number) for number in ready)
+                for batch in batches:
+                    self.progress.advance(len(batch))
+                    numbers = [tile_number(self.plan, tile.core) for tile in batch]
+                    waiting.extend(pool.submit(finish, number) for number in schedule.arrived(numbers))
+                    _settle(waiting, AHEAD * self.how.threads)
+                while waiting:
+                    self.stop.check()
+                    waiting.popleft().result()
+            finally:
+                for future in waiting:
+                    future.cancel()
+        return scene
+
+    def _measure(self, index: int, scene: Scene) -> Measured:
+        kept = self.checkpoint.intensities(index)
+        if kept is not None:
+            return from_plain(Measured, kept)
+        with self.clock("scale"):
+            found = measure_scene(scene.seen, self.session.spec.normalize)
+        if found.not_finite:
+            check_finite(self.source, found, self.options)
+        measured = Measured(found.scale, found.not_finite, found.constant)
+        self.checkpoint.keep_intensities(index, to_plain(measured))
+        return measured
+
+    def _finish_block(self, index: int, scene: Scene, number: int, scores: Scores) -> None:
+        """Label a block and measure its core."""
+        block, spec = self.blocks[number], self.session.spec
         with self.clock("label"):
-            found = label_blocks(
-                lambda region: label(scores.read(region), decoder, self.spec.voxel_size_um),
-                *(grid, blocks, how.margins, decoder, store, how.threads, self.stop),
-            )
-        raw, score = self.counters()
-        with self.clock("write"):
-            for number, piece, final, *measured in self._measured(found, scores):
-                for total, part in zip((raw, score), measured, strict=True):
-                    total.merge(part, found.names[number])
-                final[final > 0] += np.uint32(before)
-                place = self.scene.place(axes, piece)
-                sink.write(place, final.reshape(place.shape))
-                if view is not None:
-                    view.take(piece, final)
-        return self.table(raw, score)
+            labels = label(scores, spec.decoder, spec.voxel_size_um)
+        with self.clock("measure"):
+            kept = kept_in_core(labels, block, scene.grid)
+            rows = len(kept.voxels)
+            counts, sums = (table[:rows] for table in self._count(scene, block, labels, scores).arrays)
+        tables = {"voxels": kept.voxels, "first": kept.first, "counts": counts, "sums": sums}
+        self.checkpoint.keep_block(index, number, labels, tables)
 
-    def counters(self) -> tuple[ObjectStatistics, ObjectStatistics]:
-        """Empty measurements: of the channels of the file, and of the foreground score if the model has one."""
-        scene = self.scene
-        channels = scene.source.shape[scene.source.axes.index("C")] if "C" in scene.source.axes else 1
-        return ObjectStatistics(scene.shape, channels), ObjectStatistics(scene.shape, int(self._scored))
+    def _count(self, scene: Scene, block: Block, labels: Array, scores: Scores) -> ObjectStatistics:
+        """Measurements of the block's own labels in its core, on the picture's grid, piece by piece."""
+        total, grid = counter(scene, self.session.spec), scene.grid
+        scored = is_scored(self.session.spec)
+        for piece in grid.image_region(block.core).pieces(self.how.piece):
+            seen = grid.network_region(piece).relative_to(block.read)
+            here = grid.to_image(labels[seen], piece)
+            if not here.any():
+                continue
+            values = scene.read_all_channels(piece)
+            if scored:
+                foreground = grid.to_image(scores["foreground"][0][seen], piece)
+                common = np.result_type(values.dtype, foreground.dtype)
+                values = np.concatenate([values, foreground[None]], dtype=common, casting="unsafe")
+            total.add(here, values, piece.start, workers=1)
+        return total
 
-    def table(self, raw: ObjectStatistics, score: ObjectStatistics) -> Table:
-        """The rows of this picture."""
-        mean = score.finish().intensity_mean[:, 0] / SCORE_STEPS if self._scored else None
-        return object_columns(raw.finish(), mean, self.scene, self.spec)
+    def write(self, pictures: Sequence[Scene], stem: Path, is_zarr: bool) -> tuple[int, list[str]]:
+        """Join the blocks, and write labels, table and overlay; the number of objects, and the names of the files."""
+        axes, shape = label_axes(self.source, self.options)
+        path = labels_path(stem, 4 * prod(shape), self.options, is_zarr=is_zarr)
+        table_path, overlay_path = (stem.with_name(stem.name + end) for end in (".objects.csv", ".overlay.png"))
+        with self.clock("join"):
+            labelled = self._join(pictures)
+        with self.clock("write"), ExitStack() as held:
+            sink = held.enter_context(create_sink(path, shape, axes, self.source.voxel_size_um))
+            table: TableWriter | None = None
+            for picture in labelled:
+                for rows in picture.rows():
+                    self.stop.check()
+                    table = table or held.enter_context(TableWriter(table_path, list(rows)))
+                    table.append(rows)
+            regions = list(output_regions(shape, sink.chunks, self.how.piece))
+            assemble = _Assembly(axes, labelled).labels
+            for region, labels in zip(regions, overlap(assemble, regions, self.how.threads, self.stop), strict=True):
+                sink.write(region, labels)
+            middle = labelled[len(labelled) // 2]
+            window = Window.central(middle.scene.shape)
+            window.take(window.region, middle.labels(window.region))
+            write_png(overlay_path, window.draw(middle.scene))
+        return sum(picture.count for picture in labelled), [p.name for p in (path, table_path, overlay_path)]
 
-    @property
-    def _scored(self) -> bool:
-        return any(output.name == "foreground" for output in self.spec.outputs)
-
-    def _measured(
-        self, found: BlockLabels, scores: ScoreStore
-    ) -> Iterator[tuple[int, Region, Array, ObjectStatistics, ObjectStatistics]]:
-        """For every block in order the pieces of its core on the picture's grid: the block's number, the piece, its
-        final labels, and what was measured of the block's own labels there."""
-        grid = self.scene.grid
-
-        def one(item: tuple[int, Region]) -> tuple[int, Region, Array, ObjectStatistics, ObjectStatistics]:
-            number, piece = item
-            seen = grid.network_region(piece)
-            labels = grid.to_image(found.local(number, seen), piece)
-            raw, score = self.counters()
-            if labels.any():
-                raw.add(labels, self.scene.read_all_channels(piece), piece.start, workers=1)
-                if self._scored:
-                    foreground = grid.to_image(scores.read(seen)["foreground"][0], piece)
-                    score.add(labels, foreground, piece.start, workers=1)
-            return number, piece, found.names[number][labels], raw, score
-
-        cores = enumerate(block.core for block in found.blocks)
-        pieces = [(i, piece) for i, core in cores for piece in grid.image_region(core).pieces(self.how.piece)]
-        return overlap(one, pieces, self.how.threads, self.stop)
+    def _join(self, pictures: Sequence[Scene]) -> list[LabelledPicture]:
+        labelled: list[LabelledPicture] = []
+        objects = 0
+        for index, scene in enumerate(pictures):
+            blocks = [] if self.measured[index].constant else self.blocks
+            stored = (self.checkpoint.labels, self.checkpoint.blocks(index))
+            margins, threads = self.how.cut.margins, self.how.threads
+            spec = self.session.spec
+            labelled.append(LabelledPicture(scene, spec, blocks, margins, *stored, objects, threads, self.stop))
+            objects += labelled[-1].count
+        return labelled
 
 
-def _scratch(stem: Path, what: str) -> Path:
-    """Where a scratch file of the outputs `stem` lies."""
-    return partial_name(stem, f"{what}.scratch")
+class _Assembly:
+    """The labels of a source in any box, from those of its pictures."""
+
+    def __init__(self, axes: str, pictures: Sequence[LabelledPicture]) -> None:
+        self._inner = [i for i, axis in enumerate(axes) if axis in pictures[0].scene.axes]
+        self._outer = [i for i, axis in enumerate(axes) if axis not in pictures[0].scene.axes]
+        places = [one.scene.place(axes, Region.whole(one.scene.shape)).start for one in pictures]
+        self._pictures = {tuple(p[i] for i in self._outer): one for p, one in zip(places, pictures, strict=True)}
+
+    def labels(self, region: Region) -> Array:
+        """uint32 labels of a box of the output."""
+        out = np.zeros(region.shape, np.uint32)
+        inner = Region(tuple(region.start[i] for i in self._inner), tuple(region.stop[i] for i in self._inner))
+        for at in np.ndindex(*(region.shape[i] for i in self._outer)):
+            place: list[int | slice] = [slice(None)] * len(region.start)
+            for axis, i in zip(self._outer, at, strict=True):
+                place[axis] = i
+            key = tuple(region.start[axis] + i for axis, i in zip(self._outer, at, strict=True))
+            out[tuple(place)] = self._pictures[key].labels(inner)
+        return out
+
+
+def _settle(waiting: deque[Future[None]], most: int) -> None:
+    """Take what is finished, raise what went wrong, and wait until at most `most` are left."""
+    while waiting and (waiting[0].done() or len(waiting) > most):
+        waiting.popleft().result()

@@ -157,6 +157,11 @@ def _timed_tile(spec: ModelSpec) -> tuple[int, ...]:
     return tuple(max(d, int(t * shrink) // d * d) for t, d in zip(spec.tile, spec.divisor, strict=True))
 
 
+def timed_voxels(spec: ModelSpec) -> int:
+    """Voxels of the tile that is timed."""
+    return prod(_timed_tile(spec))
+
+
 def _keep(path: Path, choice: Choice) -> None:
     """Write atomically. A folder that cannot be written only means timing again the next time."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
