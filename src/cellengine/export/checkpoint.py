@@ -4,24 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
+import numpy as np
+
+from cellengine.engine.backends import OWN_FILE
+from cellengine.engine.model_file import read_model_file
 from cellengine.errors import ModelError, UsageError
-from cellengine.export.model import export_model
+from cellengine.export.model import export_forms, export_model
+from cellengine.export.precision import WINDOWS
 from cellengine.export.verify import Annotated
-from cellengine.io.annotated import list_annotated, read_annotated
+from cellengine.geometry import Region
+from cellengine.io import find_inputs, open_source
+from cellengine.io.annotated import Item, list_annotated, read_annotated
 from cellengine.models import build, read_config
 from cellengine.models.checkpoint import load_checkpoint
 from cellengine.spec import ModelSpec
+
+Array = np.ndarray[Any, Any]
+T = TypeVar("T")
 
 NEEDED = ("model", "network", "spec", "data")
 
 
 def export_checkpoint(
-    checkpoint: Path, output: Path, precisions: Sequence[str], verify_on: str | None, echo: Callable[[str], None]
+    checkpoint: Path,
+    output: Path,
+    precisions: Sequence[str],
+    verify_on: str | None,
+    echo: Callable[[str], None],
+    calibrate: str | None = None,
 ) -> ModelSpec:
     """Export `checkpoint` (a best.pt) to `output`; see `export_model`.
 
-    `verify_on` is a list or folder of annotated pictures; by default those the run was validated on.
+    `verify_on` is a list or folder of annotated pictures; by default those the run was validated on. `calibrate` names
+    pictures for int8, as `infer` takes them; by default those the run was trained on.
     """
     state = load_checkpoint(checkpoint)
     missing = [name for name in NEEDED if name not in state]
@@ -33,9 +50,53 @@ def export_checkpoint(
         module.load_state_dict(state["model"])
     except RuntimeError as error:
         raise ModelError(f"{checkpoint}: its weights do not fit its network; train the model again.") from error
-    source = Path(verify_on or state["data"])
+    pictures, calibration = _pictures(verify_on or state["data"], calibrate, precisions)
+    return export_model(module, spec, output, pictures, precisions, echo, calibration)
+
+
+def export_file(
+    model: Path,
+    output: Path,
+    precisions: Sequence[str],
+    verify_on: str | None,
+    echo: Callable[[str], None],
+    calibrate: str | None = None,
+) -> ModelSpec:
+    """Make forms (fp16, int8) of a model file that is exported already; see `export_forms`. Needs `verify_on`."""
+    if not set(precisions) & set(OWN_FILE):
+        raise UsageError(f"{model} is exported already: --precision {' or '.join(OWN_FILE)} makes a form of it.")
+    if verify_on is None:
+        raise UsageError(f"{model} is no training run: name annotated pictures to verify on with --verify-on.")
+    pictures, calibration = _pictures(verify_on, calibrate, precisions)
+    return export_forms(read_model_file(model), output, pictures, precisions, echo, calibration)
+
+
+def _pictures(
+    verify_on: str, calibrate: str | None, precisions: Sequence[str]
+) -> tuple[list[Annotated], list[Array] | None]:
+    """The annotated pictures to verify on, and raw ones to calibrate on where int8 is asked for."""
+    source = Path(verify_on)
     if not source.exists():
         raise UsageError(f"The pictures to verify on, {source}, do not exist: name others with --verify-on.")
-    items = [item for item in list_annotated(source) if item.split == "val"]
-    pictures = [Annotated(p.item.image.name, p.image, p.labels) for p in map(read_annotated, items)]
-    return export_model(module, spec, output, pictures, precisions, echo)
+    items = list_annotated(source)
+    held = [Annotated(p.item.image.name, p.image, p.labels) for p in map(read_annotated, _split(items, "val"))]
+    if "int8" not in precisions:
+        return held, None
+    if calibrate is not None:
+        return held, [_read(file.path) for file in _spread(find_inputs([calibrate]))]
+    return held, [read_annotated(item).image for item in _spread(_split(items, "train") or _split(items, "val"))]
+
+
+def _split(items: Sequence[Item], split: str) -> list[Item]:
+    return [item for item in items if item.split == split]
+
+
+def _spread(items: Sequence[T]) -> list[T]:
+    """As many as are calibrated on, evenly over the list: lists are often sorted by kind."""
+    return [items[i] for i in sorted({round(i) for i in np.linspace(0, len(items) - 1, min(WINDOWS, len(items)))})]
+
+
+def _read(path: Path) -> Array:
+    with open_source(path) as source:
+        image: Array = source.read(Region.whole(source.shape))
+        return image if "C" in source.axes else image[None]

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from cellengine.engine.golden import Golden
-from cellengine.engine.model_file import GOLDEN_KEY
+from cellengine.engine.model_file import FORM_KEY, GOLDEN_KEY, PARENT_KEY
 from cellengine.errors import ModelError
 from cellengine.spec import INPUT_NAME, METADATA_KEY, ModelSpec
 
@@ -61,8 +61,13 @@ def to_onnx(module: nn.Module, spec: ModelSpec) -> onnx.ModelProto:
     return proto
 
 
-def with_metadata(proto: onnx.ModelProto, spec: ModelSpec, golden: Golden) -> bytes:
-    """The bytes of a model file: graph, spec and golden test; what the exporter noted of itself is dropped."""
+def with_metadata(
+    proto: onnx.ModelProto, spec: ModelSpec, golden: Golden, form: str | None = None, parent: str | None = None
+) -> bytes:
+    """The bytes of a model file: graph, spec and golden test; what the exporter noted of itself is dropped.
+
+    A `form` (fp16, int8) also carries the SHA-256 of the file that it was made from, its `parent`.
+    """
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
     for node in copy.graph.node:
@@ -71,8 +76,10 @@ def with_metadata(proto: onnx.ModelProto, spec: ModelSpec, golden: Golden) -> by
     for value in (*copy.graph.value_info, *copy.graph.initializer, *copy.graph.input, *copy.graph.output):
         del value.metadata_props[:]
     del copy.metadata_props[:]
-    for key, text in ((METADATA_KEY, spec.to_json()), (GOLDEN_KEY, golden.to_json())):
-        copy.metadata_props.add(key=key, value=text)
+    entries = {METADATA_KEY: spec.to_json(), GOLDEN_KEY: golden.to_json(), FORM_KEY: form, PARENT_KEY: parent}
+    for key, text in entries.items():
+        if text is not None:
+            copy.metadata_props.add(key=key, value=text)
     copy.producer_name = "cellengine"
     content: bytes = copy.SerializeToString()
     return content

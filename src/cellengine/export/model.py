@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from cellengine.engine.backends import BACKENDS
+from cellengine.engine.backends import BACKENDS, OWN_FILE
 from cellengine.engine.environment import versions
 from cellengine.engine.golden import golden_input, golden_tile, make_golden
-from cellengine.engine.model_file import read_model_file
+from cellengine.engine.model_file import ModelFile, read_model_file
 from cellengine.engine.scale import measure_scale
+from cellengine.engine.session import Session
 from cellengine.errors import ModelError
 from cellengine.export.graph import to_onnx, with_metadata
 from cellengine.export.halo import measure_halo
+from cellengine.export.precision import Check, make_forms, verify_roads
 from cellengine.export.verify import Annotated, answer, verify
 from cellengine.models.session import TorchSession
 from cellengine.ops.normalize import normalize_into
@@ -26,9 +28,6 @@ from cellengine.spec import ModelSpec, Parity
 
 Array = np.ndarray[Any, Any]
 Echo = Callable[[str], None]
-
-ROADS = {"fp32": ("onnxruntime", "openvino"), "bf16": ("openvino",)}
-"""precision -> backends it is verified on, on the CPU where the export runs"""
 
 
 def export_model(
@@ -38,15 +37,17 @@ def export_model(
     pictures: Sequence[Annotated],
     precisions: Sequence[str],
     echo: Echo,
+    calibration: Sequence[Array] | None = None,
 ) -> ModelSpec:
-    """Write `path`, one ONNX file, and return its spec.
+    """Write `path`, one ONNX file, and its forms for fp16 and int8 beside it; return the spec.
 
-    The halo is measured and every precision verified on `pictures`. Raises ModelError when fp32 fails anywhere or a
-    precision asked for fails everywhere; then no file is left behind.
+    The halo is measured and every precision verified on `pictures`; int8 is calibrated on `calibration`, raw pictures
+    (C, *spatial), by default the same. Raises ModelError when fp32 fails anywhere or a precision asked for fails
+    everywhere; then no file is left behind.
     """
     module = module.eval()
     with TorchSession(module, spec) as reference:
-        halo, change = measure_halo(reference, (_scaled(p, spec) for p in pictures[:12]), spec.receptive_field)
+        halo, change = measure_halo(reference, (_scaled(p.image, spec) for p in pictures[:12]), spec.receptive_field)
     echo(f"halo: {halo} px moves outputs by {change:.1e} at most; receptive field: {spec.receptive_field} px")
     spec = replace(spec, halo=halo, versions={**versions(), "machine": platform.machine()})
     partial = path.with_name(f".{path.name}.partial.onnx")
@@ -57,42 +58,57 @@ def export_model(
             golden = make_golden(reference.run(golden_input(len(spec.channels), tile)), len(spec.channels), tile)
             proto = to_onnx(module, spec)
             partial.write_bytes(with_metadata(proto, spec, golden))
-            parity = _verify_all(reference, partial, pictures, precisions, echo)
-        _check(parity, precisions)
-        spec = replace(spec, parity=tuple(parity))
-        partial.write_bytes(with_metadata(proto, spec, golden))
-        partial.replace(path)
+            check = _checker(reference, pictures, echo)
+            own = [p for p in precisions if p not in OWN_FILE]
+            parity = [p for kind in own for p in verify_roads(read_model_file(partial), kind, check, echo)]
+            _require(parity, own)
+            spec = replace(spec, parity=tuple(parity))
+            partial.write_bytes(with_metadata(proto, spec, golden))
+            raw = calibration if calibration is not None else [p.image for p in pictures]
+            scaled = (_scaled(image, spec) for image in raw)
+            forms = make_forms(read_model_file(partial), path, precisions, scaled, check, echo)
+        for written, final in {partial: path, **forms}.items():
+            written.replace(final)
     finally:
         partial.unlink(missing_ok=True)
     return spec
 
 
-def _verify_all(
-    reference: TorchSession, path: Path, pictures: Sequence[Annotated], precisions: Sequence[str], echo: Echo
-) -> list[Parity]:
-    file = read_model_file(path)
+def export_forms(
+    model: ModelFile,
+    path: Path,
+    pictures: Sequence[Annotated],
+    precisions: Sequence[str],
+    echo: Echo,
+    calibration: Sequence[Array] | None = None,
+) -> ModelSpec:
+    """The forms of a model that is exported already, beside its copy at `path`; see `export_model`.
+
+    The reference is the file itself in fp32, which was verified when it was made.
+    """
+    with BACKENDS["onnxruntime"]().open(model, "cpu", "fp32", None) as reference:
+        check = _checker(reference, pictures, echo)
+        raw = calibration if calibration is not None else [p.image for p in pictures]
+        scaled = (_scaled(image, model.spec) for image in raw)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        forms = make_forms(model, path, precisions, scaled, check, echo)
+    if not (path.exists() and path.samefile(model.path)):
+        partial = path.with_name(f".{path.name}.partial.onnx")
+        partial.write_bytes(model.content)
+        partial.replace(path)
+    for written, final in forms.items():
+        written.replace(final)
+    return model.spec
+
+
+def _checker(reference: Session, pictures: Sequence[Annotated], echo: Echo) -> Check:
+    """Compares a session with the reference on `pictures`, which the reference answers once."""
     expected = answer(reference, pictures)
-    echo(f"fp32 torch: mean AP {expected.mean_ap:.4f} on {len(pictures)} pictures")
-    found = []
-    for precision in precisions:
-        for backend in ROADS[precision]:
-            road = BACKENDS[backend]()
-            if problem := road.why_not("cpu", precision):
-                echo(f"{precision} {backend}: not verified here: {problem}")
-                continue
-            with road.open(file, "cpu", precision, None) as candidate:
-                parity = verify(reference, expected, candidate, pictures)
-            found.append(parity)
-            echo(
-                f"{precision} {backend}: {'passed' if parity.passed else 'FAILED'}; "
-                f"F1 at IoU 0.8 {parity.f1_at_80:.4f}, "
-                f"count {100 * (parity.count_difference or 0):.2f} %, mean AP {parity.mean_ap_change:+.4f}, "
-                f"largest difference {parity.max_difference:.1e}"
-            )
-    return found
+    echo(f"fp32 {reference.backend}: mean AP {expected.mean_ap:.4f} on {len(pictures)} pictures")
+    return lambda candidate: verify(reference, expected, candidate, pictures)
 
 
-def _check(parity: Sequence[Parity], precisions: Sequence[str]) -> None:
+def _require(parity: Sequence[Parity], precisions: Sequence[str]) -> None:
     failed = [p for p in parity if not p.passed]
     for precision in precisions:
         roads = [p for p in parity if p.precision == precision]
@@ -103,8 +119,9 @@ def _check(parity: Sequence[Parity], precisions: Sequence[str]) -> None:
             )
 
 
-def _scaled(picture: Annotated, spec: ModelSpec) -> Array:
-    image = np.broadcast_to(picture.image, (len(spec.channels), *picture.image.shape[1:]))
+def _scaled(raw: Array, spec: ModelSpec) -> Array:
+    """A raw picture as the network takes it; one channel feeds all."""
+    image = np.broadcast_to(raw, (len(spec.channels), *raw.shape[1:]))
     scale = measure_scale(lambda: [image], len(image), image.dtype, spec.normalize).scale
     out = np.empty(image.shape, np.float32)
     normalize_into(image, scale, out)

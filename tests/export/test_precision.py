@@ -1,0 +1,202 @@
+"""fp16 and int8: what is converted and what is not, that it still finds the same cells, and that a bad form is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import tifffile
+from onnx import TensorProto, helper, numpy_helper
+
+pytest.importorskip("torch")
+
+from cellengine.engine.backends import available, open_session
+from cellengine.engine.golden import check_golden
+from cellengine.engine.infer import infer_array
+from cellengine.engine.model_file import read_model_file
+from cellengine.errors import ModelError, UsageError
+from cellengine.export.checkpoint import export_checkpoint, export_file
+from cellengine.export.half import to_half
+from cellengine.export.layers import find_layers, name_nodes
+from cellengine.export.precision import windows
+from cellengine.export.quantise import find_int8, measure_ranges, quantise
+from cellengine.metrics import evaluate_instances
+from tests.synthetic import draw_cells, write_annotated
+
+Array = np.ndarray[Any, Any]
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("forms") / "tiny.onnx"
+    export_checkpoint(checkpoint, path, ("fp32", "fp16", "int8"), None, lambda line: None)
+    return path
+
+
+def test_forms_lie_beside_their_parent_and_find_the_same_cells(exported: Path) -> None:
+    parent = read_model_file(exported)
+    assert sorted(p.name for p in exported.parent.iterdir()) == ["tiny.fp16.onnx", "tiny.int8.onnx", "tiny.onnx"]
+    picture, _ = draw_cells((90, 110), 20, seed=50)
+    with open_session(exported, device="cpu", backend="onnxruntime", precision="fp32") as session:
+        expected = infer_array(picture[None], session).labels
+    assert expected.max() > 5
+    for backend in ("onnxruntime", "openvino"):
+        with open_session(exported, device="cpu", backend=backend, precision="int8") as session:
+            assert (session.backend, session.precision) == (backend, "int8")
+            found = infer_array(picture[None], session).labels
+            assert check_golden(session, parent.golden).passed  # type: ignore[arg-type]
+        assert evaluate_instances(expected, found, (0.8,)).at(0.8).f1 >= 0.99
+    for form in ("fp16", "int8"):
+        file = read_model_file(exported.with_name(f"tiny.{form}.onnx"))
+        assert (file.form, file.parent) == (form, parent.sha256)
+        assert all(p.passed and p.precision == form for p in file.spec.parity)
+        assert [p.emulated for p in file.spec.parity] == ([True] if form == "fp16" else [False, False])
+        assert len(file.spec.float_layers) >= 2, "the heads"
+
+
+def test_fp16_that_was_only_checked_in_its_graph_runs_nowhere_yet(exported: Path) -> None:
+    form = read_model_file(exported.with_name("tiny.fp16.onnx"))
+    assert all(candidate.problem for candidate in available(form))
+
+
+def test_a_model_file_gets_its_forms_later(exported: Path, checkpoint: Path, tmp_path: Path) -> None:
+    verify_on = str(write_annotated(tmp_path / "pictures", 6))
+    lines: list[str] = []
+    export_file(exported, tmp_path / "copy.onnx", ("fp32", "fp16"), verify_on, lines.append)
+    assert (tmp_path / "copy.onnx").read_bytes() == exported.read_bytes()
+    assert read_model_file(tmp_path / "copy.fp16.onnx").parent == read_model_file(exported).sha256
+    assert any(line.startswith("fp16 onnxruntime, its graph in fp32 arithmetic: passed") for line in lines)
+    with pytest.raises(UsageError, match="--verify-on"):
+        export_file(exported, tmp_path / "copy.onnx", ("fp32", "fp16"), None, lines.append)
+    with pytest.raises(UsageError, match="is exported already"):
+        export_file(exported, tmp_path / "copy.onnx", ("fp32", "bf16"), verify_on, lines.append)
+
+
+def test_int8_that_finds_other_cells_leaves_no_file(checkpoint: Path, tmp_path: Path) -> None:
+    """The fault is real: calibrated on black pictures, every activation is cut off."""
+    dark = tmp_path / "dark"
+    dark.mkdir()
+    tifffile.imwrite(dark / "black.tif", np.zeros((64, 64), np.uint8))
+    out = tmp_path / "out"
+    with pytest.raises(ModelError, match=r"int8 does not find the same objects even with \d of \d+ layers in fp32"):
+        export_checkpoint(checkpoint, out / "tiny.onnx", ("fp32", "int8"), None, lambda line: None, str(dark))
+    assert list(out.iterdir()) == []
+
+
+def graph(nodes: list[Any], weights: dict[str, Array], channels: int, outputs: tuple[str, ...]) -> onnx.ModelProto:
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", channels, "y", "x"])
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", None, "y", "x"]) for name in outputs]
+    stored = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()]
+    made = helper.make_graph(nodes, "g", [image], values, stored)
+    return name_nodes(helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10))
+
+
+def run(proto: onnx.ModelProto, image: Array) -> list[Array]:
+    onnx.checker.check_model(proto, full_check=True)
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    answers: list[Array] = session.run(None, {"image": image})
+    return answers
+
+
+@pytest.fixture
+def detector() -> onnx.ModelProto:
+    """As in a detector: a feature map, a shortcut, and boxes decoded from the last layer's offsets."""
+    random = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Conv", ["image", "w1"], ["a"], name="first", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["a"], ["b"], name="relu"),
+        helper.make_node("Conv", ["b", "w2"], ["c"], name="second", pads=[1, 1, 1, 1]),
+        helper.make_node("Add", ["c", "b"], ["d"], name="shortcut"),
+        helper.make_node("Conv", ["d", "w3"], ["offsets"], name="head"),
+        helper.make_node("Mul", ["offsets", "size"], ["scaled"], name="decode"),
+        helper.make_node("Add", ["scaled", "anchor"], ["boxes"], name="place"),
+    ]
+    weights = {
+        "w1": random.normal(0, 0.4, (4, 2, 3, 3)),
+        "w2": random.normal(0, 0.2, (4, 4, 3, 3)),
+        "w3": random.normal(0, 0.3, (1, 4, 1, 1)),
+        "size": np.array([32.0]),
+        "anchor": np.array([1000.1]),
+    }
+    return graph(nodes, weights, 2, ("boxes",))
+
+
+def test_scores_and_the_arithmetic_behind_them_stay_in_fp32(detector: onnx.ModelProto) -> None:
+    layers = find_layers(detector)
+    assert layers.weighted == ("first", "second")
+    assert layers.heads == ("head",)
+    assert layers.passing == ("relu", "shortcut")
+    image = np.random.default_rng(1).random((1, 2, 16, 16), dtype=np.float32)
+    (exact,) = run(detector, image)
+    half, kept = to_half(detector)
+    assert kept == ("head",)
+    (found,) = run(half, image)
+    assert found.dtype == np.float32
+    # 1000.1 in fp16 is 1000: decoded in half, the boxes would be off by 0.1 and more
+    assert 0 < np.abs(found - exact).max() < 0.08
+    types = {t.name: t.data_type for t in half.graph.initializer}
+    assert types["w1.half"] == types["w2.half"] == TensorProto.FLOAT16
+    assert types["w3"] == types["anchor"] == TensorProto.FLOAT
+    assert "w1" not in types
+
+
+def test_weights_that_fp16_cannot_hold_are_refused(detector: onnx.ModelProto) -> None:
+    weight = next(t for t in detector.graph.initializer if t.name == "w2")
+    weight.CopyFrom(numpy_helper.from_array(np.full((4, 4, 3, 3), 1e5, np.float32), "w2"))
+    with pytest.raises(ModelError, match="w2 exceed 65504"):
+        to_half(detector)
+
+
+def test_the_layer_that_int8_spoils_is_found(detector: onnx.ModelProto) -> None:
+    """The second layer reads a faint channel beside a glaring one: one scale for both leaves nothing of the faint."""
+    random = np.random.default_rng(2)
+    first = np.zeros((2, 2, 1, 1))
+    first[0, 0], first[1, 1] = 300.0, 1.0
+    second = np.zeros((2, 2, 3, 3))
+    second[:, 1] = random.normal(0, 0.5, (2, 3, 3))
+    nodes = [
+        helper.make_node("Conv", ["image", "w1"], ["a"], name="glare"),
+        helper.make_node("Conv", ["a", "w2"], ["b"], name="faint", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["b"], ["c"], name="relu"),
+        helper.make_node("Conv", ["c", "w3"], ["d"], name="third", pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["d", "w4"], ["e"], name="fourth"),
+        helper.make_node("Conv", ["e", "w5"], ["out"], name="head"),
+    ]
+    weights = {
+        "w1": first,
+        "w2": second,
+        "w3": random.normal(0, 0.3, (2, 2, 3, 3)),
+        "w4": random.normal(0, 0.7, (2, 2, 1, 1)),
+        "w5": random.normal(0, 0.7, (1, 2, 1, 1)),
+    }
+    proto = graph(nodes, weights, 2, ("out",))
+    pictures = [np.random.default_rng(s).random((1, 2, 32, 32), dtype=np.float32) for s in range(3)]
+    exact = run(proto, pictures[0])[0]
+
+    def passes(candidate: onnx.ModelProto, float_layers: tuple[str, ...]) -> bool:
+        return bool(np.abs(run(candidate, pictures[0])[0] - exact).max() < 0.05 * np.ptp(exact))
+
+    assert not passes(quantise(proto, measure_ranges(proto, pictures)), ())
+    # the tensor between them must not be quantised, so neither may compute in int8
+    assert set(find_int8(proto, pictures, passes)) == {"glare", "faint", "head"}
+
+
+def test_ranges_are_those_of_the_pictures(detector: onnx.ModelProto) -> None:
+    pictures = [np.random.default_rng(s).normal(0, 1, (1, 2, 16, 16)).astype(np.float32) for s in range(3)]
+    ranges = measure_ranges(detector, pictures)
+    assert ranges["image"] == (min(float(p.min()) for p in pictures), max(float(p.max()) for p in pictures))
+    assert ranges["b"][0] == 0
+    assert ranges["b"][1] == pytest.approx(ranges["a"][1])
+
+
+def test_windows_fit_the_network() -> None:
+    pictures = [np.random.default_rng(0).random((3, *shape)) for shape in ((500, 300), (20, 7), (16, 16))]
+    found = windows(pictures, (16, 16))
+    assert [w.shape for w in found] == [(1, 3, 256, 256), (1, 3, 16, 16), (1, 3, 16, 16)]
+    np.testing.assert_array_equal(found[0][0], pictures[0][:, 122:378, 22:278].astype(np.float32))
+    with pytest.raises(ModelError, match="--calibrate"):
+        windows([], (16, 16))
