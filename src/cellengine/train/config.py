@@ -58,7 +58,7 @@ class TrainConfig:
     normalize: Normalize = field(default_factory=lambda: Normalize("percentile", 1.0, 99.8, clip=(-0.5, 2.0)))
     decoder: Decoder = field(default_factory=DistanceWatershed)
     tile: tuple[int, ...] = (512, 512)
-    """tile shape the exported model starts from"""
+    """tile shape the exported model starts from; a classifier's is `data.crop_px`"""
     classes: tuple[str, ...] = ()
     """names of the classes; one name for a model of one kind of object"""
     voxel_size_um: tuple[float, ...] | None = None
