@@ -7,8 +7,8 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
-from typing import Any, NoReturn
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NoReturn
 
 import click
 
@@ -16,9 +16,12 @@ from cellengine.errors import CellengineError, Interrupted, missing_package
 
 COMMANDS = {
     "infer": "Label the objects in pictures and stacks, and measure them.",
+    "prepare": "Turn data as they were published or annotated into lists that train and evaluate read.",
     "train": "Train a model from a configuration file or a preset.",
     "export": "Turn a training run into one portable, verified model file.",
     "evaluate": "Compare predicted labels with the truth.",
+    "watch": "Label pictures as they arrive in a folder, and show what was found.",
+    "verify": "Check that an output is still what infer wrote.",
     "models": "List the models that come with the package.",
     "info": "Say what is in a model file or a picture.",
     "doctor": "Check what this machine can run, and prove it with the models' own tests.",
@@ -26,7 +29,7 @@ COMMANDS = {
 }
 """name -> one line of help, known without loading `cellengine.cli.<name>`, whose `command` is the rest"""
 
-EXTRAS = {"train": "train", "export": "train"}
+EXTRAS = {"train": "train", "export": "train", "watch": "watch"}
 """command -> the extra that brings the packages which the base install lacks"""
 
 OUT_OF_MEMORY = 5
@@ -39,27 +42,23 @@ def _remember_debug(ctx: click.Context, parameter: click.Parameter, value: bool)
         ctx.find_root().meta["cellengine.debug"] = True
 
 
-class Frame(click.Group):
-    """A group that loads a command when it is called, and turns errors into one line and an exit code."""
+class LazyGroup(click.Group):
+    """A group whose commands are known by name and one line of help; a command's module is loaded when it is called."""
+
+    package: ClassVar[str]
+    """where the modules are; the `command` of each is the rest"""
+    known: ClassVar[Mapping[str, str]]
+    """name -> one line of help"""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names, in the order in which one meets them."""
-        return list(COMMANDS)
+        return list(self.known)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Load a command; every one takes --debug too, because that is where people write it.
-
-        Raises DeviceError, with the pip command, for a command whose extra is not installed.
-        """
-        if cmd_name not in COMMANDS:
+        """Load a command; every one takes --debug too, because that is where people write it."""
+        if cmd_name not in self.known:
             return None
-        try:
-            command: click.Command = importlib.import_module(f"cellengine.cli.{cmd_name}").command
-        except ModuleNotFoundError as error:
-            if cmd_name not in EXTRAS or (error.name or "cellengine").partition(".")[0] == "cellengine":
-                raise
-            install = f"pip install 'cellengine[{EXTRAS[cmd_name]}]'"
-            raise missing_package(str(error.name), f"cellengine {cmd_name}", install) from error
+        command: click.Command = importlib.import_module(f"{self.package}.{cmd_name}").command
         if all(parameter.name != "debug" for parameter in command.params):
             command.params.append(
                 click.Option(["--debug"], is_flag=True, hidden=True, expose_value=False, callback=_remember_debug)
@@ -69,7 +68,24 @@ class Frame(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of commands, without loading any."""
         with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+            formatter.write_dl(list(self.known.items()))
+
+
+class Frame(LazyGroup):
+    """The program: it turns errors into one line and an exit code."""
+
+    package = "cellengine.cli"
+    known = COMMANDS
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Load a command. Raises DeviceError, with the pip command, for one whose extra is not installed."""
+        try:
+            return super().get_command(ctx, cmd_name)
+        except ModuleNotFoundError as error:
+            if cmd_name not in EXTRAS or (error.name or "cellengine").partition(".")[0] == "cellengine":
+                raise
+            install = f"pip install 'cellengine[{EXTRAS[cmd_name]}]'"
+            raise missing_package(str(error.name), f"cellengine {cmd_name}", install) from error
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command. Errors end in `click.exceptions.Exit` with their code, after one line on stderr."""

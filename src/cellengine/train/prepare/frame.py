@@ -1,0 +1,152 @@
+"""How every kind of data is prepared: defects first, then item by item with a journal, then the summary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cellengine.engine.environment import versions
+from cellengine.engine.flow import overlap, stop_on_signals
+from cellengine.engine.journal import hold_output, open_journal
+from cellengine.engine.outputs import fingerprint
+from cellengine.engine.run import Progress
+from cellengine.errors import InputError
+from cellengine.ops.threads import worker_count
+from cellengine.records import RecordError, from_plain, to_plain
+
+KEPT, LEFT_OUT = "kept", "left out"
+
+
+@dataclass(frozen=True, slots=True)
+class Defect:
+    """Something wrong with the data, and what was done about it."""
+
+    item: str
+    """the picture, file or row"""
+    problem: str
+    consequence: str = LEFT_OUT
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one item."""
+
+    files: tuple[str, ...] = ()
+    """what was written, below the output folder"""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """plain values that the summary needs; none when the item was left out"""
+    defects: tuple[Defect, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One item of work."""
+
+    name: str
+    inputs: tuple[Path, ...]
+    """files whose size and time tell whether an item that is finished is still the same"""
+    work: Callable[[], Outcome]
+    """may be called in any thread; InputError leaves the item out"""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a look at names and headers gave, before anything is decoded."""
+
+    jobs: tuple[Job, ...]
+    defects: tuple[Defect, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The summary as the command line prints it."""
+
+    lines: tuple[str, ...]
+    defects: int
+    was_complete: bool = False
+
+
+def _nothing(defects: Sequence[Defect]) -> None:
+    """Tell nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """How a run is begun and whom it tells."""
+
+    restart: bool = False
+    """forget an earlier run in the same output"""
+    progress: Progress = field(default_factory=Progress)
+    announce: Callable[[Sequence[Defect]], None] = _nothing
+    """hears of the defects that names and headers show, before the work begins"""
+
+
+Summarise = Callable[[Mapping[str, Outcome], Sequence[Defect]], Sequence[str]]
+"""writes lists, report and overview from the outcomes (those that were left out are not among them) and all defects,
+and returns what to print"""
+
+
+def run_jobs(
+    output: Path,
+    identity: Mapping[str, Any],
+    found: Found,
+    summarise: Summarise,
+    *,
+    control: Control | None = None,
+    threads: int | None = None,
+) -> Finished:
+    """Do all jobs into `output` and sum up; the same call goes on after a kill, and redoes items that changed.
+
+    `identity` says what would give other results (source and settings). An output that holds a finished run is left as
+    it is. Raises UsageError for an output of another identity, LockedError while another run holds it, InputError when
+    no item is usable, Interrupted after a signal.
+    """
+    control = control or Control()
+    with hold_output(output):
+        journal = open_journal(output, dict(identity), restart=control.restart)
+        if journal.complete:
+            return Finished((), 0, was_complete=True)
+        if not journal.frozen:
+            journal.freeze(versions())
+        control.announce(found.defects)
+        prints = {job.name: [fingerprint(path) for path in job.inputs] for job in found.jobs}
+        outcomes = {job.name: _finished(journal.finished.get(job.name), prints[job.name], output) for job in found.jobs}
+        todo = [job for job in found.jobs if outcomes[job.name] is None]
+        control.progress.begin(str(identity.get("command", "prepare")), len(found.jobs))
+        control.progress.advance(len(found.jobs) - len(todo))
+        with stop_on_signals() as stop:
+            results = overlap(_attempt, todo, threads or min(4, worker_count()), stop)
+            for job, outcome in zip(todo, results, strict=True):
+                journal.add(job.name, {"inputs": prints[job.name], **to_plain(outcome)})
+                outcomes[job.name] = outcome
+                control.progress.advance(1)
+        done = {name: outcome for name, outcome in outcomes.items() if outcome is not None}
+        defects = [*found.defects, *(defect for outcome in done.values() for defect in outcome.defects)]
+        usable = {name: outcome for name, outcome in done.items() if outcome.facts}
+        if not usable:
+            open_journal(output, dict(identity), restart=True)  # nothing is worth going on from
+            first = f"; the first: {defects[0].item}: {defects[0].problem}" if defects else ""
+            raise InputError(f"No item is usable, {len(defects)} defects were found{first}.")
+        lines = tuple(summarise(usable, defects))
+        journal.close({"items": len(usable), "defects": len(defects)}, complete=True)
+        return Finished(lines, len(defects))
+
+
+def _attempt(job: Job) -> Outcome:
+    try:
+        return job.work()
+    except InputError as error:
+        return Outcome(defects=(Defect(job.name, str(error)),))
+
+
+def _finished(record: Mapping[str, Any] | None, prints: Sequence[Mapping[str, Any]], output: Path) -> Outcome | None:
+    """The outcome that an earlier run noted, if it still holds: same inputs, and all that was written is there."""
+    if record is None or record.get("inputs") != list(prints):
+        return None
+    try:
+        outcome = from_plain(Outcome, {key: value for key, value in record.items() if key != "inputs"})
+    except RecordError:
+        return None
+    return outcome if outcome.facts and all((output / file).exists() for file in outcome.files) else None
