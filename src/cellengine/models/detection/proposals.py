@@ -55,11 +55,16 @@ class Proposals(nn.Module):
         self.head = ProposalHead(config)
 
     def forward(
-        self, maps: Sequence[torch.Tensor], logits: Sequence[torch.Tensor], deltas: Sequence[torch.Tensor]
+        self,
+        maps: Sequence[torch.Tensor],
+        logits: Sequence[torch.Tensor],
+        deltas: Sequence[torch.Tensor],
+        count: int | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Boxes (N, proposals, 4) inside the picture, px, best first; and their logits, `NOTHING` for what is no box.
+        """Boxes (N, count, 4) inside the picture, px, best first; and their logits, `NOTHING` for what is no box.
 
-        `logits` and `deltas` are the head's. Each level passes its best candidates through a suppression of its own.
+        `logits` and `deltas` are the head's; `count` is by default the configuration's. Each level passes its best
+        candidates through a suppression of its own.
         """
         config = self.config
         height, width = maps[0].shape[2] * config.strides[0], maps[0].shape[3] * config.strides[0]
@@ -68,7 +73,7 @@ class Proposals(nn.Module):
         boxes = clip(torch.stack([box for _, box in found], dim=1), height, width)
         keep = suppress(boxes, config.proposal_iou, config.suppression_depth) > 0
         scores = torch.where(keep & at_least(boxes, SMALLEST_PX), scores, torch.full_like(scores, NOTHING))
-        best, index = torch.topk(scores.flatten(1), config.proposals, dim=1)
+        best, index = torch.topk(scores.flatten(1), count or config.proposals, dim=1)
         return take(boxes.flatten(1, 2), index), best
 
     def _candidates(

@@ -1,0 +1,1 @@
+"""Training a detector: objects of a crop, which anchors and boxes should find them, and the losses."""
