@@ -14,6 +14,8 @@ from PIL import Image
 
 from cellengine.cli import main
 from cellengine.io import read_table
+from tests.engine.blobs import write_blob_model
+from tests.engine.classes import write_class_model
 from tests.engine.conftest import small_spec, write_tiny_model
 from tests.synthetic import draw_cells
 
@@ -403,3 +405,21 @@ def test_a_voxel_size_is_asked_for_and_taken(call: Call, tmp_path: Path, models:
     assert call(*stack, "--voxel-size", "2,0.25,0.25").code == 0
     record = json.loads((tmp_path / "out" / "run.json").read_text())["files"]["stack.tif"]
     assert (record["shape"], record["network_shape"]) == ([6, 40, 48], [6, 20, 24])
+
+
+def test_cells_are_found_then_classified_and_crops_alone(call: Call, tmp_path: Path) -> None:
+    write_blob_model(tmp_path / "blobs.onnx")
+    write_class_model(tmp_path / "kinds.onnx", task="classification", tile=(12, 12), divisor=(1, 1))
+    write_class_model(tmp_path / "map.onnx")
+    Image.fromarray(draw_cells((90, 100), 12, seed=5)[0]).save(tmp_path / "a.png")
+    done = call("a.png", "-m", "blobs.onnx", "-o", "out", "--then", "kinds.onnx", *FP32)
+    assert done.code == 0
+    table = read_table(tmp_path / "out" / "a.objects.csv")
+    assert set(table["class"]) <= {"dark", "middle", "bright"}
+    assert f"{len(table['class'])} objects (dark " in done.out
+    done = call("a.png", "-m", "kinds.onnx", "-o", "crops", *FP32)
+    assert (done.code, "classes.csv" in done.out) == (0, True)
+    done = call("a.png", "-m", "map.onnx", "-o", "classes", *FP32)
+    assert (done.code, "dark " in done.out, "classes of 1 file" in done.out) == (0, True, True)
+    expect(call("a.png", "-m", "blobs.onnx", "-o", "x", "--then", "map.onnx"), 2, "--then levels", "classifier")
+    expect(call("a.png", "-m", "kinds.onnx", "-o", "x", "--then", "kinds.onnx"), 2, "--then needs a model that finds")

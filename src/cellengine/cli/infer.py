@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from math import inf
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ import click
 from cellengine.cli.planned import describe_plan
 from cellengine.cli.progress import seconds_by_stage, show_progress
 from cellengine.engine.batch import Device, Summary, infer_files, plan_files
+from cellengine.engine.crops import CLASSES
 from cellengine.engine.options import InferOptions
 from cellengine.errors import UsageError
 
@@ -36,6 +38,11 @@ MOST_LINES = 20
     required=True,
     metavar="FOLDER",
     help="Folder for the results; it is made.",
+)
+@click.option(
+    "--then",
+    metavar="NAME|FILE",
+    help="A classifier for the cells found: its class and probability of each go into the table.",
 )
 @click.option(
     "--channel", metavar="LIST", help="Channels that show the cells, by number from 0 or by name: 1, or DAPI."
@@ -121,6 +128,7 @@ def command(
     inputs: tuple[str, ...],
     model: str,
     output: Path,
+    then: str | None,
     channel: str | None,
     axes: str | None,
     timepoint: int | None,
@@ -144,6 +152,9 @@ def command(
 
     FOLDER gets, per input: NAME.labels.tif (each cell its number), NAME.objects.csv (one row a cell) and
     NAME.overlay.png to look at, and one run.json. A run that was stopped goes on with the same command.
+
+    A model of classes of pixels writes class numbers into NAME.labels.tif and areas into NAME.classes.csv. A
+    classifier takes every input as a crop of one cell, and writes classes.csv alone.
     """
     options = InferOptions(
         axes=axes,
@@ -166,7 +177,7 @@ def command(
             click.echo(line)
         return
     with show_progress() as progress:
-        summary = infer_files(inputs, model, output, options, where, restart=not resume, progress=progress)
+        summary = infer_files(inputs, model, output, options, where, then=then, restart=not resume, progress=progress)
     report(summary, output)
 
 
@@ -175,6 +186,15 @@ def report(summary: Summary, output: Path) -> None:
     records = summary.records
     if summary.already_complete:
         click.echo(f"{output} already holds this run, complete: nothing to do (--restart does it again).")
+        return
+    how = summary.session
+    with_what = f"with {how['backend']} {how['precision']} on {how['device']}"
+    files = "1 file" if len(records) == 1 else f"{len(records)} files"
+    if summary.task == "classification":
+        counts = Counter(record["class"] for record in records.values())
+        named = ", ".join(f"{name} {count} ({count / len(records):.1%})" for name, count in counts.most_common())
+        click.echo(f"{files} {with_what}: {named}")
+        click.echo(f"all results are in {output / CLASSES}")
         return
     for number, (name, record) in enumerate(records.items(), 1):
         for warning in record["warnings"]:
@@ -185,12 +205,10 @@ def report(summary: Summary, output: Path) -> None:
             )
     if len(records) > MOST_LINES:
         click.echo(f"... and {len(records) - MOST_LINES} more, see {output / 'run.json'}")
-    how = summary.session
-    files = "1 file" if len(records) == 1 else f"{len(records)} files"
     total = f"{_objects(sum(record['objects'] for record in records.values()))} in {files}"
     if summary.task == "semantic":
         total = f"classes of {files}"
-    click.echo(f"{total} with {how['backend']} {how['precision']} on {how['device']}")
+    click.echo(f"{total} {with_what}")
     click.echo(f"look at {_overlay(output, records)}; all results are in {output}")
 
 

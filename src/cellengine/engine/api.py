@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any, Literal
 
 import numpy as np
@@ -46,12 +47,14 @@ def infer(
     voxel_size_um: tuple[float, ...] | None = None,
     tile: tuple[int, ...] | None = None,
     halo: int | Literal["auto", "exact"] = "auto",
+    then: str | os.PathLike[str] | Session | None = None,
 ) -> Result:
     """Label the objects of one image, a file or an array, and measure them.
 
     `image`: a path, or an array of any shape: (Y, X), (Y, X, 3) uint8 colour, or other with `axes` such as "ZYX".
-    `voxel_size_um`: of the image, per spatial axis in Z, Y, X order, where the file does not say or is wrong. The
-    result has `labels` (uint32, the image's axes without C) and `objects` (column name -> array); nothing is written.
+    `voxel_size_um`: of the image, per spatial axis in Z, Y, X order, where the file does not say or is wrong.
+    `then`: a classifier for the objects found. The result has `labels` (the image's axes without C; uint32, or uint8
+    class numbers of a semantic model) and `objects` (column name -> array); nothing is written.
     """
     options = InferOptions(
         axes=axes,
@@ -62,8 +65,10 @@ def infer(
         tile=tile,
         halo=halo,
     )
-    with open_source(image, axes=axes, dataset=dataset, voxel_size_um=voxel_size_um) as source:
-        if isinstance(model, (str, os.PathLike)):
-            with load_model(model) as session:
-                return infer_source(source, session, options)
-        return infer_source(source, model, options)
+    with open_source(image, axes=axes, dataset=dataset, voxel_size_um=voxel_size_um) as source, ExitStack() as opened:
+
+        def session_of(one: str | os.PathLike[str] | Session) -> Session:
+            return opened.enter_context(load_model(one)) if isinstance(one, str | os.PathLike) else one
+
+        cells = None if then is None else session_of(then)
+        return infer_source(source, session_of(model), options, then=cells)

@@ -8,6 +8,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from typing import Any
 from cellengine.engine.backends import open_session
 from cellengine.engine.backends.hardware import cpu_count, cpu_name
 from cellengine.engine.checkpoint import holds_checkpoint, scratch_folder
+from cellengine.engine.classify import check_classifier
+from cellengine.engine.crops import CLASSES, classify_files
 from cellengine.engine.environment import peak_memory_bytes, versions
 from cellengine.engine.flow import Stop, stop_on_signals
 from cellengine.engine.forecast import Forecast, check_disk, forecast, network_speed
@@ -32,7 +35,7 @@ from cellengine.errors import InputError, PartialFailure, UsageError
 from cellengine.io import ImageSource, InputFile, find_inputs, open_source, output_stems, write_table
 from cellengine.io.opening import DEFAULT_CACHE_BYTES
 from cellengine.io.sink import remove
-from cellengine.spec import ArgMax
+from cellengine.spec import ArgMax, ClassOf
 
 Plain = dict[str, Any]
 
@@ -80,6 +83,7 @@ def infer_files(
     options: InferOptions,
     device: Device,
     *,
+    then: str | None = None,
     restart: bool = False,
     progress: Progress | None = None,
 ) -> Summary:
@@ -87,31 +91,38 @@ def infer_files(
 
     Nothing is read or written before the model, the inputs and the output are known to be usable. Raises the error of
     a single bad input as it is; of several inputs the good ones are finished and PartialFailure is raised at the end.
+    `then`: a classifier for the cells that the model finds. A model that is a classifier itself takes every input as a
+    crop and writes one table, `classes.csv`.
     """
     begun = time.perf_counter()
-    file = read_model_file(resolve_model(model))
+    file, second = read_models(model, then)
     jobs = _jobs(find_inputs(inputs))
     check_tile(file.spec, options)
-    with hold_output(output), stop_on_signals() as stop:
+    with hold_output(output), stop_on_signals() as stop, ExitStack() as opened:
         if restart:
             for job in jobs:
                 remove(scratch_folder(output / job.stem))
-        journal = open_journal(output, _identity(jobs, file, options, device), restart=restart)
+        journal = open_journal(output, _identity(jobs, file, second, options, device), restart=restart)
         _check_unchanged(jobs, journal)
         if journal.complete:
-            return Summary(journal.finished, already_complete=True)
+            return Summary(journal.finished, already_complete=True, task=file.spec.task)
         asked: Plain = {"backend": device.backend, "precision": device.precision, "device": device.device}
-        frozen = dict(journal.frozen) or asked
+        frozen = dict(journal.frozen) or {**asked, "then": {**asked, "precision": None}}
+        frozen_then = frozen.pop("then", None)
         # tiles follow from the memory: a run resumed on a machine with more of it still cuts as it began
         options = replace(options, max_ram=frozen.pop("max_ram", ram_limit(options)))
-        with open_session(file.path, **frozen) as session:
-            if not journal.frozen:
-                chosen = {"backend": session.backend, "precision": session.precision, "device": session.device}
-                journal.freeze({**chosen, "max_ram": options.max_ram})
+        session = opened.enter_context(open_session(file.path, **frozen))
+        cells = None if second is None else opened.enter_context(open_session(second.path, **frozen_then))
+        if not journal.frozen:
+            journal.freeze({**_chosen(session), "then": cells and _chosen(cells), "max_ram": options.max_ram})
+        progress = progress or Progress()
+        if isinstance(file.spec.decoder, ClassOf):
+            failures = _classify_all(jobs, session, options, journal, stop, progress)
+        else:
             speed = network_speed(file, session, asked)
-            failures = _run_all(jobs, session, options, journal, speed, stop, progress or Progress())
-            described = session.describe()
-        _finish(journal, failures, file, options, described, time.perf_counter() - begun)
+            failures = _run_all(jobs, session, cells, options, journal, speed, stop, progress)
+        described = session.describe() | ({} if cells is None else {"then": cells.describe()})
+        _finish(journal, failures, (file, second), options, described, time.perf_counter() - begun)
     if failures:
         raise PartialFailure(
             f"{len(failures)} of {len(jobs)} inputs failed, first {failures[0]['hint'].rstrip('.')}; "
@@ -129,6 +140,8 @@ def plan_files(
     Raises what it would raise before any work, also where the disk of `output` is too small.
     """
     file = read_model_file(resolve_model(model))
+    if isinstance(file.spec.decoder, ClassOf):
+        raise UsageError(f"--plan: {file.spec.name} classifies crops, which takes no plan; leave it out.")
     jobs = _jobs(find_inputs(inputs))
     check_tile(file.spec, options)
     asked: Plain = {"backend": device.backend, "precision": device.precision, "device": device.device}
@@ -143,6 +156,20 @@ def _plan_one(job: Job, output: Path, session: Session, options: InferOptions, s
         found = forecast(source, session, options, output / job.stem, **how)
     check_disk(found, next(folder for folder in (output, *output.absolute().parents) if folder.is_dir()))
     return found
+
+
+def read_models(model: str, then: str | None) -> tuple[ModelFile, ModelFile | None]:
+    """The files of a model and of the classifier of its cells, checked alone and together."""
+    file = read_model_file(resolve_model(model))
+    second = None if then is None else read_model_file(resolve_model(then))
+    if second is not None:
+        check_classifier(second.spec, file.spec)
+    return file, second
+
+
+def _chosen(session: Session) -> Plain:
+    """What a resumed run must open its session with."""
+    return {"backend": session.backend, "precision": session.precision, "device": session.device}
 
 
 def _jobs(found: Sequence[InputFile]) -> list[Job]:
@@ -175,6 +202,7 @@ def _check_unchanged(jobs: Sequence[Job], journal: Journal) -> None:
 def _run_all(
     jobs: Sequence[Job],
     session: Session,
+    then: Session | None,
     options: InferOptions,
     journal: Journal,
     speed: float | None,
@@ -192,16 +220,50 @@ def _run_all(
         journal.begin(job.name, job.fingerprint, scratch)
         told = _numbered(progress, number, len(jobs))
         try:
-            record = label_file(job, journal.folder, session, options, stop, told, run=run, voxels_per_s=speed)
+            how: Plain = {"then": then, "run": run, "voxels_per_s": speed}
+            record = label_file(job, journal.folder, session, options, stop, told, **how)
         except (InputError, UsageError) as error:
             if len(jobs) == 1 or options.on_error == "stop":
                 journal.forget()
                 raise
-            failures.append({"file": job.name, "stage": "infer", "error": type(error).__name__, "hint": str(error)})
+            failures.append(_failure(job.name, "infer", error))
         else:
             journal.add(job.name, record)
             remove(scratch)
     return failures
+
+
+def _classify_all(
+    jobs: Sequence[Job], session: Session, options: InferOptions, journal: Journal, stop: Stop, progress: Progress
+) -> list[Plain]:
+    """Every input is a crop, and a row of one table. Crops take so little that a run that was stopped starts over."""
+    begun = time.perf_counter()
+    paths = {job.name: job.path for job in jobs}
+    try:
+        table, failed = classify_files(paths, session, options, stop, progress)
+    except (InputError, UsageError):
+        journal.forget()
+        raise
+    path = journal.folder / CLASSES
+    write_table(path, table)
+    common = {
+        "outputs": [CLASSES],
+        "sha256": {CLASSES: checksum(path)},
+        "warnings": [],
+        "seconds": {"total": round((time.perf_counter() - begun) / len(jobs), 6)},
+    }
+    answers = zip(*(table[name].tolist() for name in ("file", "class", "score")), strict=True)
+    found = {name: {"class": label, "score": round(score, 6)} for name, label, score in answers}
+    for job in jobs:
+        if job.name in found:
+            source = {"source": os.fspath(job.path.absolute()), "input": job.fingerprint}
+            journal.finished[job.name] = {**found[job.name], **source, **common}
+    return [_failure(name, "classify", error) for name, error in failed.items()]
+
+
+def _failure(name: str, stage: str, error: Exception) -> Plain:
+    """A row of failures.csv."""
+    return {"file": name, "stage": stage, "error": type(error).__name__, "hint": str(error)}
 
 
 def _numbered(progress: Progress, number: int, count: int) -> Progress:
@@ -217,6 +279,7 @@ def label_file(
     stop: Stop,
     progress: Progress,
     *,
+    then: Session | None = None,
     run: str = "",
     voxels_per_s: float | None = None,
 ) -> Plain:
@@ -224,7 +287,7 @@ def label_file(
 
     What is finished of a large input lies in `scratch_folder(output / job.stem)`, to be removed when the record is
     safe; a call for the same input and settings under the same name `run` goes on from there. `voxels_per_s` is the
-    speed of the network here, if known.
+    speed of the network here, if known. `then` classifies the cells that the model of `session` finds.
 
     Raises InputError for a picture that cannot be used, ResourceError for a full disk, Interrupted when `stop` says so.
     """
@@ -234,10 +297,10 @@ def label_file(
         if isinstance(session.spec.decoder, ArgMax):
             found, written = write_class_map(stem, source, session, options, stop, progress, is_zarr=is_zarr)
         elif _in_blocks(source, session, options, stem, identity := _name_of(run, session, options), voxels_per_s):
-            how: Plain = {"is_zarr": is_zarr, "run": identity, "fingerprint": job.fingerprint}
+            how: Plain = {"is_zarr": is_zarr, "run": identity, "fingerprint": job.fingerprint, "then": then}
             found, written = stream_source(source, session, options, stop, progress, stem, **how)
         else:
-            result = infer_source(source, session, options, stop, progress)
+            result = infer_source(source, session, options, stop, progress, then)
             begun = time.perf_counter()
             written = write_outputs(stem, source, result, options, is_zarr=is_zarr)
             found = result.run
@@ -294,10 +357,13 @@ def _missing(name: str, count: int, options: InferOptions) -> list[str]:
     return [message]
 
 
-def _identity(jobs: Sequence[Job], file: ModelFile, options: InferOptions, device: Device) -> Plain:
+def _identity(
+    jobs: Sequence[Job], file: ModelFile, then: ModelFile | None, options: InferOptions, device: Device
+) -> Plain:
     return {
         "inputs": [job.name for job in jobs],
         "model": file.sha256,
+        "then": then and then.sha256,
         "settings": options.identity(),
         "device": [device.device, device.backend, device.precision],
         "versions": {name: version for name, version in versions().items() if name not in IRRELEVANT},
@@ -305,7 +371,12 @@ def _identity(jobs: Sequence[Job], file: ModelFile, options: InferOptions, devic
 
 
 def _finish(
-    journal: Journal, failures: list[Plain], file: ModelFile, options: InferOptions, session: Plain, seconds: float
+    journal: Journal,
+    failures: list[Plain],
+    models: tuple[ModelFile, ModelFile | None],
+    options: InferOptions,
+    session: Plain,
+    seconds: float,
 ) -> None:
     """failures.csv when there are any, and run.json, which ends the run."""
     path = journal.folder / "failures.csv"
@@ -316,7 +387,11 @@ def _finish(
         path.unlink(missing_ok=True)
     journal.close(
         {
-            "model": {"name": file.spec.name, "file": file.path.name, "sha256": file.sha256},
+            **{
+                key: {"name": file.spec.name, "file": file.path.name, "sha256": file.sha256}
+                for key, file in zip(("model", "then"), models, strict=True)
+                if file is not None
+            },
             "session": session,
             "settings": options.identity(),
             "files": journal.finished,

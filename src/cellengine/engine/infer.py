@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from cellengine.engine.classify import CellClassifier, check_classifier
 from cellengine.engine.flow import Stop
 from cellengine.engine.label import label, on_picture
 from cellengine.engine.options import InferOptions
@@ -22,11 +23,11 @@ from cellengine.engine.scene import Scene, scenes
 from cellengine.engine.semantic import map_classes
 from cellengine.engine.session import Session
 from cellengine.engine.table import Table, join_tables, measure_picture
-from cellengine.errors import ResourceError
+from cellengine.errors import ResourceError, UsageError
 from cellengine.geometry import Region
 from cellengine.io import ImageSource, MemorySource
 from cellengine.io.sink import MemorySink
-from cellengine.spec import ArgMax
+from cellengine.spec import ArgMax, ClassOf
 
 __all__ = ["Progress", "Result", "infer_array", "infer_source"]
 
@@ -39,16 +40,25 @@ def infer_source(
     options: InferOptions,
     stop: Stop | None = None,
     progress: Progress | None = None,
+    then: Session | None = None,
 ) -> Result:
-    """Label and measure every picture in `source` with the model of `session`.
+    """Label and measure every picture in `source` with the model of `session`; `then` classifies each object found.
 
     A semantic model gives every voxel its class, any other one finds objects. Raises InputError for what the model
     cannot take, Interrupted when `stop` says so.
     """
     stop, progress = stop or Stop(), progress or Progress()
-    if isinstance(session.spec.decoder, ArgMax):
+    spec = session.spec
+    if isinstance(spec.decoder, ClassOf):
+        raise UsageError(
+            f"{spec.name} classifies crops and finds no cells: give it to --then, behind a model that does, or run "
+            "cellengine infer on a folder of crops."
+        )
+    if then is not None:
+        check_classifier(then.spec, spec)
+    if isinstance(spec.decoder, ArgMax):
         return _classes(source, session, options, stop, progress)
-    return _objects(source, session, options, stop, progress)
+    return _objects(source, session, options, stop, progress, then)
 
 
 def _classes(source: ImageSource, session: Session, options: InferOptions, stop: Stop, progress: Progress) -> Result:
@@ -61,7 +71,14 @@ def _classes(source: ImageSource, session: Session, options: InferOptions, stop:
     return Result(sink.array, axes, found.table, found.run, (middle, shown))
 
 
-def _objects(source: ImageSource, session: Session, options: InferOptions, stop: Stop, progress: Progress) -> Result:
+def _objects(
+    source: ImageSource,
+    session: Session,
+    options: InferOptions,
+    stop: Stop,
+    progress: Progress,
+    then: Session | None,
+) -> Result:
     """Tiles to scores to labels; labelling and measuring a picture overlap with the network's work on the next one."""
     clock = Clock()
     begun = time.perf_counter()
@@ -69,6 +86,7 @@ def _objects(source: ImageSource, session: Session, options: InferOptions, stop:
     plans = [plan_picture(scene.seen.shape, session, options) for scene in pictures]
     _check_memory(source, pictures, plans, session, ram_limit(options))
     progress.begin(source.name, sum(len(plan.tiles) for plan in plans))
+    cells = None if then is None else CellClassifier(source, then, session.spec, options, stop)
     labels = np.zeros((len(pictures), *pictures[0].shape), np.uint32)
     tables: list[Table] = []
     unfit = 0
@@ -78,7 +96,11 @@ def _objects(source: ImageSource, session: Session, options: InferOptions, stop:
             found = label(scores, session.spec.decoder, session.spec.voxel_size_um)
             labels[index] = on_picture(found, pictures[index].grid)
         with clock("measure"):
-            tables.append(measure_picture(labels[index], pictures[index], scores, session.spec))
+            rows = measure_picture(labels[index], pictures[index], scores, session.spec)
+        if cells is not None:
+            with clock("classify"):
+                rows = cells.classify(index, rows)
+        tables.append(rows)
 
     with ThreadPoolExecutor(1, thread_name_prefix="finish") as pool:
         pending: Future[None] | None = None
@@ -98,6 +120,7 @@ def _objects(source: ImageSource, session: Session, options: InferOptions, stop:
     objects = join_tables(tables)
     number_through(labels, [len(t["label"]) for t in tables])
     run = describe_run(source, plans, len(objects["label"]), unfit, clock, time.perf_counter() - begun)
+    run |= {} if cells is None else cells.record()
     axes, shape = label_axes(source, options)
     middle = len(pictures) // 2
     return Result(labels.reshape(shape), axes, objects, run, (pictures[middle], labels[middle]))

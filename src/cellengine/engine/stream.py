@@ -18,6 +18,7 @@ import numpy as np
 from cellengine.engine.assemble import LabelledPicture, counter, is_scored, output_regions
 from cellengine.engine.blocks import Block, Margins, block_margins, choose_core, kept_in_core, plan_blocks
 from cellengine.engine.checkpoint import Checkpoint, open_checkpoint, scratch_folder
+from cellengine.engine.classify import CellClassifier
 from cellengine.engine.flow import Stop, overlap
 from cellengine.engine.label import label
 from cellengine.engine.options import InferOptions
@@ -143,6 +144,7 @@ def stream_source(
     is_zarr: bool,
     run: str = "",
     fingerprint: dict[str, Any] | None = None,
+    then: Session | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
     """As `infer_source` and `write_outputs`, with memory that does not grow with the source, and again after a crash.
 
@@ -164,16 +166,18 @@ def stream_source(
         work = _Work(source, session, options, plan, how, checkpoint, clock, stop, progress)
         progress.begin(source.name, len(pictures) * len(plan.grid))
         try:
+            cells = None if then is None else CellClassifier(source, then, session.spec, options, stop)
             for index, scene in enumerate(pictures):
                 pictures[index] = work.label_picture(index, scene)
         except InputError:
             checkpoint.discard()
             raise
-        objects, names = work.write(pictures, stem, is_zarr)
+        objects, names = work.write(pictures, stem, is_zarr, cells)
     unfit = sum(work.measured[index].not_finite for index in range(len(pictures)))
     record = describe_run(source, [plan] * len(pictures), objects, unfit, clock, time.perf_counter() - begun)
     blocks = len(Cells(plan.shape, how.cut.core))
     record |= {"block": list(how.cut.core), "overlap": how.cut.margins.overlap, "blocks": blocks * len(pictures)}
+    record |= {} if cells is None else cells.record()
     return record | {"tiles_from_earlier_runs": work.restored}, names
 
 
@@ -285,7 +289,9 @@ class _Work:
             total.add(here, values, piece.start, workers=1)
         return total
 
-    def write(self, pictures: Sequence[Scene], stem: Path, is_zarr: bool) -> tuple[int, list[str]]:
+    def write(
+        self, pictures: Sequence[Scene], stem: Path, is_zarr: bool, cells: CellClassifier | None
+    ) -> tuple[int, list[str]]:
         """Join the blocks, and write labels, table and overlay; the number of objects, and the names of the files."""
         axes, shape = label_axes(self.source, self.options)
         path = labels_path(stem, 4 * prod(shape), self.options, is_zarr=is_zarr)
@@ -295,9 +301,11 @@ class _Work:
         with self.clock("write"), ExitStack() as held:
             sink = held.enter_context(create_sink(path, shape, axes, self.source.voxel_size_um))
             table: TableWriter | None = None
-            for picture in labelled:
+            for index, picture in enumerate(labelled):
                 for rows in picture.rows():
                     self.stop.check()
+                    if cells is not None:
+                        rows = cells.classify(index, rows)
                     table = table or held.enter_context(TableWriter(table_path, list(rows)))
                     table.append(rows)
             regions = list(output_regions(shape, sink.chunks, self.how.piece))
