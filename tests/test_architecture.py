@@ -21,11 +21,15 @@ OPTIONAL = {
     "dask": ("engine/dask.py",),
     "matplotlib": ("train/report.py",),
     "monai": ("train/",),
-    "onnxruntime": ("engine/backends/onnxruntime.py",),
+    "pynvml": ("engine/nvml.py",),
+    "onnxruntime": ("engine/backends/onnxruntime.py", "export/quantise.py"),
     "openvino": ("engine/backends/openvino.py",),
     "tensorboard": ("train/",),
     "tensorrt": ("engine/backends/tensorrt.py",),
+    "starlette": ("watch/server.py", "watch/guard.py"),
     "torch": ("models/", "train/", "export/"),
+    "uvicorn": ("watch/server.py",),
+    "watchfiles": ("watch/scout.py",),
 }
 """package that may be missing -> the files or folders that may import it"""
 
