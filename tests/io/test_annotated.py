@@ -124,3 +124,15 @@ def test_a_list_that_lacks_what_is_asked_for(tmp_path: Path) -> None:
         read_pairs(write_list(tmp_path, "a.tif", columns="image"))
     with pytest.raises(InputError, match="the list has no rows"):
         read_pairs(write_list(tmp_path))
+
+
+def test_large_groups_are_validated_on_too_but_not_those_that_would_fill_the_split() -> None:
+    groups = ["huge"] * 100 + [f"field{i}" for i in range(20) for _ in range(8)] + [f"single{i}" for i in range(40)]
+    drawn = set()
+    for seed in range(6):
+        splits = draw_split(groups, {"train": 0.8, "val": 0.2}, seed)
+        validated = {group for group, split in zip(groups, splits, strict=True) if split == "val"}
+        assert "huge" not in validated
+        assert abs(splits.count("val") - 0.2 * len(groups)) <= 8
+        drawn |= validated
+    assert len([name for name in drawn if name.startswith("field")]) > 6

@@ -166,8 +166,9 @@ def draw_split(
         seed: another seed, another split
         classes: one name an item; each class is then shared out alike, as far as the groups allow
 
-    Large groups are given out first, each to the split that lacks most; every split gets one group at least. Raises
-    InputError when there are fewer groups than splits. O(groups x splits x classes).
+    Groups too large for the smallest split are given out first, the others in random order, each to the split that
+    lacks most; every split gets one group at least. Raises InputError when there are fewer groups than splits.
+    O(groups x splits x classes).
     """
     kinds = classes if classes is not None else [""] * len(groups)
     contents: dict[str, Counter[str]] = {name: Counter() for name in sorted(set(groups))}
@@ -179,7 +180,8 @@ def draw_split(
             f"for the splits {', '.join(shares)}."
         )
     names = [list(contents)[i] for i in np.random.default_rng(seed).permutation(len(contents))]
-    names.sort(key=lambda name: -contents[name].total())
+    fitting = min(shares.values()) * len(groups)
+    names.sort(key=lambda name: contents[name].total() <= fitting)
     total = Counter(kinds)
     lacks = {split: {kind: share * n for kind, n in total.items()} for split, share in shares.items()}
     chosen: dict[str, str] = {}
