@@ -15,14 +15,16 @@ import numpy as np
 import onnx
 import pytest
 
+from cellengine.cli import main
 from cellengine.engine.backends import BACKENDS, available, best_choice, cache_folder, open_session
 from cellengine.engine.backends.choice import Choice, Timing
 from cellengine.engine.backends.hardware import cpu_count, cuda_devices
 from cellengine.engine.model_file import read_model_file
 from cellengine.errors import DeviceError, ModelError, UsageError
-from cellengine.spec import Parity
+from cellengine.spec import METADATA_KEY, Parity
 
 Write = Callable[..., Path]
+CPU_BACKENDS = ("onnxruntime", "openvino")
 needs_bf16 = pytest.mark.skipif(
     "bf16" not in BACKENDS["openvino"]().precisions("cpu"), reason="this processor has no bf16 instructions"
 )
@@ -44,7 +46,7 @@ def parity(precision: str, backend: str, device: str = "cpu", passed: bool = Tru
     return Parity(precision, backend, device, passed=passed, pictures=1, max_difference=0.0)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_by_name(tiny: Path, backend: str, cache: Path) -> None:
     with open_session(tiny, device="cpu", backend=backend, precision="fp32", threads=1) as session:
         assert (session.backend, session.device, session.precision) == (backend, "cpu", "fp32")
@@ -134,6 +136,35 @@ def test_a_form_is_found_beside_its_parent(tmp_path: Path, write_tiny_model: Wri
         open_session(form, precision="fp32")
 
 
+def test_a_form_that_ran_elsewhere_is_unlocked_by_its_golden_test(
+    tmp_path: Path, small_model: Any, small_spec: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An int8 form that was verified in onnxruntime only: OpenVINO may run it once it has passed the test here."""
+    proto = onnx.load(small_model.path)
+    (tmp_path / "small.onnx").write_bytes(small_model.path.read_bytes())
+    parent = read_model_file(tmp_path / "small.onnx")
+    spec = replace(parent.spec, parity=(parity("int8", "onnxruntime"),))
+    entries = {e.key: e.value for e in proto.metadata_props}
+    entries |= {METADATA_KEY: spec.to_json(), "cellengine.form": "int8", "cellengine.parent": parent.sha256}
+    onnx.helper.set_model_props(proto, entries)
+    onnx.save(proto, tmp_path / "small.int8.onnx")
+    form = read_model_file(tmp_path / "small.int8.onnx")
+    if BACKENDS["openvino"]().why_not("cpu", "int8"):
+        pytest.skip("this processor has no VNNI instructions")
+
+    with pytest.raises(DeviceError, match=r"int8 of small was not yet run on openvino and cpu: .* `cellengine doctor"):
+        open_session(parent, backend="openvino", precision="int8")
+    with pytest.raises(SystemExit) as stop:
+        main(["doctor", str(form.path)])
+    assert stop.value.code == 0
+    assert "as exported, unlocked" in capsys.readouterr().out
+    with open_session(parent, backend="openvino", precision="int8") as session:
+        assert (session.backend, session.precision) == ("openvino", "int8")
+    monkeypatch.setenv("CELLENGINE_CACHE", str(tmp_path / "another machine"))
+    with pytest.raises(DeviceError, match="doctor"):
+        open_session(parent, backend="openvino", precision="int8")
+
+
 def test_missing_package(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
@@ -150,7 +181,7 @@ def test_missing_package(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert session.backend == "onnxruntime"
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_a_graph_that_fails_on_a_batch_is_a_bad_model(tiny: Path, backend: str) -> None:
     proto = onnx.load(tiny)
     fixed = onnx.numpy_helper.from_array(np.array([1, 3, 64, 64]), "fixed")
@@ -193,7 +224,7 @@ with open_session(Path(sys.argv[2]), backend=sys.argv[1], precision="fp32", thre
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space as Linux does")
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_exhausted_memory_is_told_apart_and_survived(small_model: Any, backend: str) -> None:
     command = [sys.executable, "-c", OUT_OF_MEMORY, backend, str(small_model.path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

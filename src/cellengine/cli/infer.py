@@ -119,6 +119,7 @@ MOST_LINES = 20
     metavar="SIZE",
     help="Memory that the run may plan with, e.g. 2GB; without it 80 % of what the system allows.",
 )
+@click.option("--max-vram", metavar="SIZE", help="Memory of a GPU that the network may take; without it 80 % of it.")
 @click.option(
     "--plan",
     is_flag=True,
@@ -146,6 +147,7 @@ def command(
     halo: str,
     batch: int,
     max_ram: str | None,
+    max_vram: str | None,
     plan: bool,
 ) -> None:
     """Label the cells in INPUT (files, folders, patterns or OME-Zarr) and measure them.
@@ -168,6 +170,7 @@ def command(
         missing=missing,
         batch=batch,
         max_ram=_bytes("--max-ram", max_ram) if max_ram else None,
+        max_vram=_bytes("--max-vram", max_vram) if max_vram else None,
         format=form,
         on_error=on_error,
     )

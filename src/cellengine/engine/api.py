@@ -26,14 +26,16 @@ def load_model(
     device: str = "auto",
     backend: str = "auto",
     precision: str | None = None,
+    max_vram: int | None = None,
 ) -> Session:
     """Open a model for several calls of `infer`; close it, or use it in a `with` statement.
 
     `model` is a bundled name or a file. With "auto" the fastest verified combination is taken, as measured here once.
+    `max_vram`: bytes of a GPU's memory that it may take.
     Raises ModelError for what is no model and DeviceError for what is not available.
     """
     name = os.fspath(model)
-    return open_session(resolve_model(name), device=device, backend=backend, precision=precision)
+    return open_session(resolve_model(name), device=device, backend=backend, precision=precision, max_vram=max_vram)
 
 
 def infer(

@@ -111,8 +111,12 @@ def infer_files(
         frozen_then = frozen.pop("then", None)
         # tiles follow from the memory: a run resumed on a machine with more of it still cuts as it began
         options = replace(options, max_ram=frozen.pop("max_ram", ram_limit(options)))
-        session = opened.enter_context(open_session(file.path, **frozen))
-        cells = None if second is None else opened.enter_context(open_session(second.path, **frozen_then))
+        session = opened.enter_context(open_session(file.path, **frozen, max_vram=options.max_vram))
+        cells = (
+            None
+            if second is None
+            else opened.enter_context(open_session(second.path, **frozen_then, max_vram=options.max_vram))
+        )
         if not journal.frozen:
             journal.freeze({**_chosen(session), "then": cells and _chosen(cells), "max_ram": options.max_ram})
         progress = progress or Progress()
@@ -145,7 +149,7 @@ def plan_files(
     jobs = _jobs(find_inputs(inputs))
     check_tile(file.spec, options)
     asked: Plain = {"backend": device.backend, "precision": device.precision, "device": device.device}
-    with open_session(file.path, **asked) as session:
+    with open_session(file.path, **asked, max_vram=options.max_vram) as session:
         speed = network_speed(file, session, asked)
         return [_plan_one(job, output, session, options, speed) for job in jobs]
 

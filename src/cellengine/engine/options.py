@@ -33,6 +33,8 @@ class InferOptions:
     """tiles per call of the network"""
     max_ram: int | None = None
     """bytes of memory the run may plan with; None: a share of what the system allows this process"""
+    max_vram: int | None = None
+    """bytes of a GPU's memory that the network may take; None: a share of all of it"""
     format: Literal["auto", "tif", "ome-zarr"] = "auto"
     """how labels are written"""
     on_error: Literal["skip", "stop"] = "skip"
@@ -52,6 +54,7 @@ class InferOptions:
             "missing",
             "batch",
             "max_ram",
+            "max_vram",
             "format",
         )
         return {name: getattr(self, name) for name in names}

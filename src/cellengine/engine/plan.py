@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil, prod
 
+from cellengine.engine.backends.cuda import CudaDevice
 from cellengine.engine.backends.hardware import memory_limit
 from cellengine.engine.options import InferOptions
 from cellengine.engine.session import Session
@@ -93,10 +94,18 @@ def _bytes_per_voxel(session: Session) -> float:
 def _largest_tile(session: Session, halo: tuple[int, ...], options: InferOptions) -> tuple[int, ...]:
     """The model's tile, shrunk evenly until its activations fit their share of the memory."""
     spec = session.spec
-    fitting = TILE_SHARE * ram_limit(options) / (_bytes_per_voxel(session) * options.batch)
+    fitting = _network_share(session, options) / (_bytes_per_voxel(session) * options.batch)
     shrink = min(1.0, (fitting / prod(spec.tile)) ** (1 / len(spec.tile)))
     smallest = (2 * h + d for h, d in zip(halo, spec.divisor, strict=True))
     return tuple(max(int(t * shrink), s) for t, s in zip(spec.tile, smallest, strict=True))
+
+
+def _network_share(session: Session, options: InferOptions) -> float:
+    """Bytes that one batch may take: of the machine's memory, or of the GPU's, where `concurrency` are in flight."""
+    if not session.device.startswith("cuda"):
+        return TILE_SHARE * ram_limit(options)
+    total = CudaDevice(int(session.device.partition(":")[2] or 0)).memory()[1]
+    return SHARE_OF_MEMORY * min(total, options.max_vram or total) / session.concurrency
 
 
 def plan_halo(spec: ModelSpec, options: InferOptions) -> tuple[int, ...]:

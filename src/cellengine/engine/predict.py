@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from numba import njit
 
 from cellengine.engine.flow import Stop, overlap
+from cellengine.engine.frugal import run_within_memory
 from cellengine.engine.plan import Plan
 from cellengine.engine.scene import Scene
 from cellengine.engine.session import Session
@@ -55,7 +56,7 @@ def predict_batches(
     plan: Plan,
     scale: Scale,
     stop: Stop,
-) -> Iterator[list[Tile]]:
+) -> Generator[list[Tile], None, None]:
     """As `predict`, for batches of tiles of the plan; each is given out, in order, when its cores have been kept.
 
     Every core goes to `keep(core, output name -> float32 (channels, *core.shape))`, from any thread.
@@ -69,7 +70,7 @@ def predict_batches(
         batch[len(tiles) :] = 0
         for i, tile in enumerate(tiles):
             read_scaled(scene, tile.read, scale, batch[i])
-        outputs = session.run(batch)
+        outputs = run_within_memory(session, batch, plan.halo)
         for i, tile in enumerate(tiles):
             core = (slice(None), *tile.core.relative_to(tile.read))
             keep(tile.core, {name: values[i][core] for name, values in outputs.items()})

@@ -14,6 +14,7 @@ from typing import Protocol
 from cellengine.engine.backends.choice import Choice, Combination, choice_path, choose, read_choice
 from cellengine.engine.backends.folders import cache_folder
 from cellengine.engine.backends.hardware import cpu_count
+from cellengine.engine.backends.proofs import is_proven, may_be_proven
 from cellengine.engine.model_file import ModelFile, find_form, form_path, read_model_file, resolve_model
 from cellengine.engine.session import Session
 from cellengine.errors import DeviceError, UsageError
@@ -58,8 +59,13 @@ class Backend(Protocol):
         """Why the pair is not available, and what would mend it; empty when it is."""
         ...
 
-    def open(self, model: ModelFile, device: str, precision: str, threads: int | None) -> Session:
-        """Load the model. Raises ModelError or DeviceError."""
+    def open(
+        self, model: ModelFile, device: str, precision: str, threads: int | None, max_vram: int | None = None
+    ) -> Session:
+        """Load the model. `threads`: processors, by default all; `max_vram`: bytes it may take of a GPU's memory.
+
+        Raises ModelError or DeviceError.
+        """
         ...
 
 
@@ -75,8 +81,20 @@ def _openvino() -> Backend:
     return OpenVino()
 
 
-BACKENDS: dict[str, Callable[[], Backend]] = {"openvino": _openvino, "onnxruntime": _onnxruntime}
+def _tensorrt() -> Backend:
+    from cellengine.engine.backends.tensorrt import TensorRt
+
+    return TensorRt()
+
+
+BACKENDS: dict[str, Callable[[], Backend]] = {
+    "openvino": _openvino,
+    "onnxruntime": _onnxruntime,
+    "tensorrt": _tensorrt,
+}
 """name -> loader; the loader raises DeviceError, with the pip command, when the package is not installed"""
+EXTRAS = ("tensorrt",)
+"""backends that the base install lacks: `auto` does not miss them"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +105,8 @@ class Candidate:
     device: str
     precision: str
     model: ModelFile | None
-    """the file that would run: the model itself, or its form for the precision"""
+    """the file that would run: the model itself, or its form for the precision. With a `problem` one that the golden
+    test of `doctor` may unlock"""
     problem: str = ""
     """why not, and what would mend it; empty for one that may run"""
 
@@ -111,7 +130,8 @@ def available(
         try:
             loaded = BACKENDS[name]()
         except DeviceError as error:
-            found.append(Candidate(name, device, precision or "fp32", None, str(error)))
+            if backend == name or name not in EXTRAS:
+                found.append(Candidate(name, device, precision or "fp32", None, str(error)))
             continue
         for place in loaded.devices() if device == "auto" else (device,):
             for kind in PRECISIONS if precision is None else (precision,):
@@ -126,12 +146,14 @@ def open_session(
     backend: str = "auto",
     precision: str | None = None,
     threads: int | None = None,
+    max_vram: int | None = None,
 ) -> Session:
     """A model, ready to run.
 
     `model` is a bundled name, a file, or one that was read before. `device` is `auto`, `cpu` or `cuda:N`; `backend` is
     `auto` or a name of `BACKENDS`; `precision` None means any verified one. What is left open is decided by timing the
-    candidates once per model and machine. `threads`: processors to use, by default all of this process.
+    candidates once per model and machine. `threads`: processors to use, by default all of this process. `max_vram`:
+    bytes of a GPU's memory that the network may take, by default all that is free.
 
     Raises DeviceError when what was asked for is not available or not verified, ModelError for a bad model,
     UsageError for names that do not exist.
@@ -143,7 +165,7 @@ def open_session(
         raise DeviceError(_why_none(file, considered))
     combination = next(iter(possible)) if len(possible) == 1 else best_choice(file, considered, threads).combination
     chosen, place, kind = combination
-    return BACKENDS[chosen]().open(possible[combination], place, kind, threads)
+    return BACKENDS[chosen]().open(possible[combination], place, kind, threads, max_vram)
 
 
 def best_choice(model: ModelFile, candidates: list[Candidate], threads: int | None = None) -> Choice:
@@ -190,6 +212,14 @@ def _consider(model: ModelFile, backend: Backend, device: str, precision: str) -
         problem = f"{wanted} is not beside the model: make it with `cellengine export --precision {precision}`"
         return Candidate(backend.name, device, precision, None, problem)
     verified = _verified(file, backend.name, device)
+    if precision not in verified and may_be_proven(file, backend.name, device, precision):
+        if is_proven(file, backend.name, backend.version(), device, precision):
+            return Candidate(backend.name, device, precision, file)
+        problem = (
+            f"{precision} of {file.spec.name} was not yet run on {backend.name} and {device}: "
+            f"prove it here with `cellengine doctor {file.path}`"
+        )
+        return Candidate(backend.name, device, precision, file, problem)
     if precision not in verified:
         problem = (
             f"{precision} on {backend.name} is not verified for {file.spec.name} "
@@ -209,7 +239,11 @@ def _verified(model: ModelFile, backend: str, device: str) -> tuple[str, ...]:
     proven = tuple(
         p.precision
         for p in model.spec.parity
-        if p.passed and p.backend == backend and p.device.partition(":")[0] == place and p.precision != "fp32"
+        if p.passed
+        and not p.emulated
+        and p.backend == backend
+        and p.device.partition(":")[0] == place
+        and p.precision != "fp32"
     )
     return proven if model.form in OWN_FILE else ("fp32", *proven)
 

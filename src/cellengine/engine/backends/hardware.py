@@ -52,6 +52,16 @@ def cpu_flags() -> frozenset[str]:
     return frozenset()
 
 
+def exact_int8() -> bool:
+    """Whether the processor adds products of 8-bit numbers in 32 bits, as int8 models assume.
+
+    x86 without VNNI adds pairs of them in 16 bits, which overflow; ARM has no such instruction.
+    """
+    if platform.machine().lower() in ("arm64", "aarch64"):
+        return True
+    return bool({"avx512_vnni", "avx_vnni"} & cpu_flags())
+
+
 @cache
 def cuda_devices() -> int:
     """NVIDIA devices the driver offers; 0 without a driver. Libraries that need one may crash when asked instead."""

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import io
+from contextlib import redirect_stdout, suppress
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cellengine.engine.backends.hardware import cpu_count, cuda_devices
+from cellengine.engine.backends.hardware import cpu_count, cuda_devices, exact_int8
+from cellengine.engine.backends.wheels import both_wheels
 from cellengine.engine.model_file import ModelFile
-from cellengine.engine.session import Gate, Outputs, check_batch, run_error
+from cellengine.engine.recycle import Recycler
+from cellengine.engine.session import Gate, OutOfMemory, Outputs, check_batch, run_error
 from cellengine.errors import DeviceError, ModelError, missing_package
-from cellengine.spec import INPUT_NAME
+from cellengine.spec import INPUT_NAME, ModelSpec
 
 try:
     import onnxruntime
 except ImportError as error:
     raise missing_package("onnxruntime", "The backend onnxruntime", "pip install onnxruntime") from error
 
-CUDA_INSTALL = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
+CUDA_INSTALL = "pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'"
+NO_VNNI = (
+    "the processor has no VNNI instructions: int8 would overflow on others and find something else; "
+    "take --precision fp32"
+)
+HEAVY = frozenset({"Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "NhwcConv", "GroupConv"})
 CONCURRENCY = 2
 """one caller computes while another copies its tiles in and out; more only cost memory"""
 
@@ -47,19 +56,23 @@ class OnnxRuntime:
         """Why `device` or `precision` is not available here, and what would mend it; empty when it is."""
         if device.startswith("cuda") and device not in self.devices():
             if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-                return f"this onnxruntime is built without CUDA: run `pip uninstall onnxruntime` and `{CUDA_INSTALL}`"
+                return both_wheels() or f"this onnxruntime is built without CUDA: run `{CUDA_INSTALL}`"
             return f"the NVIDIA driver offers {cuda_devices()} devices: see nvidia-smi, or take --device cpu"
         if device not in self.devices():
             return f"onnxruntime runs on {', '.join(self.devices())} here"
         if precision not in self.precisions(device):
             return f"onnxruntime computes in {', '.join(self.precisions(device))} on {device}, not in {precision}"
+        if precision == "int8" and device == "cpu" and not exact_int8():
+            return NO_VNNI
         return ""
 
-    def open(self, model: ModelFile, device: str, precision: str, threads: int | None) -> OnnxRuntimeSession:
+    def open(
+        self, model: ModelFile, device: str, precision: str, threads: int | None, max_vram: int | None = None
+    ) -> OnnxRuntimeSession:
         """A session; see `OnnxRuntimeSession`. Raises DeviceError for what `why_not` refuses."""
         if problem := self.why_not(device, precision):
             raise DeviceError(f"{model.spec.name} cannot run as asked: {problem}.")
-        return OnnxRuntimeSession(model, device, precision, threads)
+        return OnnxRuntimeSession(model, device, precision, threads, max_vram)
 
 
 class OnnxRuntimeSession:
@@ -67,13 +80,21 @@ class OnnxRuntimeSession:
 
     `threads` is the number of threads of one run, by default all processors of this process. Threads sleep while they
     wait: spinning ones took 1.8 times as long on 2 cores that had other work, such as the engine's own post-processing.
-    Memory: the activations of up to two batches.
+    Answers lie in memory of earlier ones that nobody holds any more. `max_vram`: bytes that the library's arena may
+    take on a GPU; it is extended by what is needed, not doubled. Memory: the activations of up to two batches.
     """
 
     backend = "onnxruntime"
     concurrency = CONCURRENCY
 
-    def __init__(self, model: ModelFile, device: str, precision: str, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        model: ModelFile,
+        device: str,
+        precision: str,
+        threads: int | None = None,
+        max_vram: int | None = None,
+    ) -> None:
         self.spec = model.spec
         self.device = device
         self.precision = precision
@@ -83,30 +104,56 @@ class OnnxRuntimeSession:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         options.log_severity_level = 4  # errors are raised; printed as well they would be said twice
-        providers = _providers(device)
+        providers = _providers(device, max_vram)
+        if device != "cpu":
+            _load_cuda()
         try:
             session = onnxruntime.InferenceSession(model.content, options, providers=providers)
         except Exception as error:
             raise ModelError(f"{model.path}: onnxruntime cannot load it ({_first_line(error)}).") from error
         self._session: Any = session
-        wanted, found = providers[0][0], session.get_providers()[0]
-        if found != wanted:
-            raise DeviceError(
-                f"onnxruntime could not start {wanted} and would run on {found} instead: "
-                f"libraries of CUDA or cuDNN are missing or do not fit; run `{CUDA_INSTALL}`, or take --device cpu."
-            )
+        _check_placement(session, providers[0][0])
         self._names = [output.name for output in session.get_outputs()]
+        self._channels = _map_channels(session, self.spec)
+        self._memory = Recycler(len(self._names) * (CONCURRENCY + 1))
 
     def run(self, batch: NDArray[np.float32]) -> Outputs:
         """See `Session.run`."""
         batch = check_batch(batch, self.spec)
         with self._gate.enter():
             try:
-                values = self._session.run(self._names, {INPUT_NAME: batch})
+                if self._channels is None:
+                    values = self._session.run(self._names, {INPUT_NAME: batch})
+                    return {n: np.asarray(v, dtype=np.float32) for n, v in zip(self._names, values, strict=True)}
+                return self._run_bound(batch, self._channels)
             except Exception as error:
-                raise run_error(error, self, batch.shape) from error
-        return {name: np.asarray(value, dtype=np.float32) for name, value in zip(self._names, values, strict=True)}
+                found = run_error(error, self, batch.shape)
+                if isinstance(found, OutOfMemory):
+                    self._give_back()
+                raise found from error
+
+    def _give_back(self) -> None:
+        """Let go of what the run that failed had taken by then: a smaller one needs the room."""
+        options = onnxruntime.RunOptions()
+        place, _, number = self.device.partition(":")
+        arena = "cpu:0" if place == "cpu" else f"gpu:{number or 0}"
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", arena)
+        sides = self.spec.tile if self.spec.task == "classification" else self.spec.divisor
+        smallest = np.zeros((1, len(self.spec.channels), *sides), np.float32)
+        with suppress(Exception):  # when even this fails, the next run will say so
+            self._session.run(self._names, {INPUT_NAME: smallest}, options)
+
+    def _run_bound(self, batch: NDArray[np.float32], channels: dict[str, int]) -> Outputs:
+        """Run with the outputs written straight to where the caller reads them."""
+        binding = self._session.io_binding()
+        binding.bind_cpu_input(INPUT_NAME, batch)
+        outputs = {name: self._memory.empty((len(batch), channels[name], *batch.shape[2:])) for name in self._names}
+        for name, values in outputs.items():
+            binding.bind_output(name, "cpu", 0, np.float32, values.shape, values.ctypes.data)
+        self._session.run_with_iobinding(binding)
+        return outputs
 
     def describe(self) -> dict[str, Any]:
         """See `Session.describe`."""
@@ -115,7 +162,7 @@ class OnnxRuntimeSession:
             "version": str(onnxruntime.__version__),
             "device": self.device,
             "precision": self.precision,
-            "provider": _providers(self.device)[0][0],
+            "provider": _providers(self.device, None)[0][0],
             "threads": self._threads,
         }
 
@@ -123,6 +170,7 @@ class OnnxRuntimeSession:
         """See `Session.close`."""
         self._gate.close()
         self._session = None
+        self._memory.clear()
 
     def __enter__(self) -> Self:
         return self
@@ -133,13 +181,52 @@ class OnnxRuntimeSession:
         self.close()
 
 
-def _providers(device: str) -> list[tuple[str, dict[str, str]]]:
+def _providers(device: str, max_vram: int | None) -> list[tuple[str, dict[str, str]]]:
     """Providers with their options, the wanted one first; nodes that only handle shapes stay on the CPU."""
     cpu: tuple[str, dict[str, str]] = ("CPUExecutionProvider", {})
     if device == "cpu":
         return [cpu]
     number = device.partition(":")[2] or "0"
-    return [("CUDAExecutionProvider", {"device_id": number, "use_tf32": "0"}), cpu]
+    options = {"device_id": number, "use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"}
+    if max_vram is not None:
+        options["gpu_mem_limit"] = str(max_vram)
+    return [("CUDAExecutionProvider", options), cpu]
+
+
+def _load_cuda() -> None:
+    """Load CUDA and cuDNN from the pip packages that bring them, when they are not on the system's path."""
+    with redirect_stdout(io.StringIO()):  # it prints what it does not find; that the provider starts is checked later
+        onnxruntime.preload_dlls()
+
+
+def _check_placement(session: Any, wanted: str) -> None:
+    """The provider that was asked for runs every layer with weights. Raises DeviceError: the library only warns."""
+    found = session.get_providers()[0]
+    if found != wanted:
+        raise DeviceError(
+            f"onnxruntime could not start {wanted} and would run on {found} instead: "
+            f"libraries of CUDA or cuDNN are missing or do not fit; run `{CUDA_INSTALL}`, or take --device cpu."
+        )
+    elsewhere = sorted({kind for provider, kind in _placement(session) if provider != wanted and kind in HEAVY})
+    if elsewhere:
+        raise DeviceError(
+            f"onnxruntime would run {', '.join(elsewhere)} on another provider than {wanted}, which cannot: "
+            "take another --precision, or --device cpu."
+        )
+
+
+def _placement(session: Any) -> list[tuple[str, str]]:
+    """Provider and operator of every node."""
+    parts = session.get_provider_graph_assignment_info()  # of what the option `record_ep_...` made it remember
+    return [(part.ep_name, node.op_type) for part in parts for node in part.get_nodes()]
+
+
+def _map_channels(session: Any, spec: ModelSpec) -> dict[str, int] | None:
+    """Channels of every output when all are maps as large as the input; None when one is not."""
+    if spec.task not in ("instances", "semantic", "boundary"):
+        return None
+    floats = all(output.type == "tensor(float)" for output in session.get_outputs())
+    return {output.name: output.channels for output in spec.outputs} if floats else None
 
 
 def _first_line(error: Exception) -> str:
