@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy import ndimage
 from skimage.segmentation import watershed as skimage_watershed
 
 from cellengine.errors import InputError, UsageError
@@ -118,6 +119,38 @@ def test_float_relief_of_many_bins(shape: tuple[int, ...], kind: str) -> None:
     np.testing.assert_array_equal(watershed(image, markers), heapq_watershed(image, markers, None, 1))
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_slabs_differ_from_the_whole_at_few_voxels(dtype: type, masked: bool) -> None:
+    """Confluent cells of about 12 px, with an overlap of 24: nearly the exact labels, for any number of workers."""
+    rng = np.random.default_rng(7)
+    shape = (430, 90)
+    centres = rng.choice(shape[0] * shape[1], 270, replace=False)
+    markers = np.zeros(shape, np.int32)
+    markers.flat[centres] = np.arange(1, 271)
+    distance = ndimage.distance_transform_edt(markers == 0)
+    noisy = ndimage.gaussian_filter(distance * 8 + rng.normal(0, 6, shape), 0.7)
+    image = np.clip(np.round(noisy), 0, 255).astype(dtype)
+    mask = rng.random(shape) < 0.97 if masked else None
+    exact = watershed(image, markers, mask)
+    found = watershed(image, markers, mask, overlap_px=24, workers=1)
+    assert (found != exact).mean() < 0.005
+    np.testing.assert_array_equal(found > 0, exact > 0)
+    np.testing.assert_array_equal(found, watershed(image, markers, mask, overlap_px=24, workers=3))
+
+
+def test_slabs_without_a_seed_are_reached_in_the_end() -> None:
+    image = np.arange(100, dtype=np.uint8).reshape(100, 1) + np.zeros((1, 5), np.uint8)
+    markers = np.zeros(image.shape, np.int32)
+    markers[0, 0], markers[99, 4] = 1, 2
+    mask = np.ones(image.shape, bool)
+    mask[50], mask[70:75] = False, False
+    exact = watershed(image, markers, mask)
+    np.testing.assert_array_equal(watershed(image, markers, mask, overlap_px=2), exact)
+    assert set(np.unique(exact[51:70])) == {0}
+    assert (watershed(image, markers * (markers < 2), overlap_px=2) == 1).all()
+
+
 def test_coordinates_are_seeds_one_to_n() -> None:
     image = np.array([[1, 2, 9, 2, 1]], np.uint8)
     np.testing.assert_array_equal(watershed(image, [[0, 4], [0, 0]]), [[2, 2, 2, 1, 1]])
@@ -154,3 +187,10 @@ def test_empty_and_tiny(shape: tuple[int, ...]) -> None:
 def test_wrong_arguments_are_named(arguments: tuple[Any, ...], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         watershed(*arguments)
+
+
+def test_slabs_need_an_overlap_and_draw_no_lines() -> None:
+    with pytest.raises(UsageError, match="overlap_px=0"):
+        watershed(np.zeros((3, 3)), np.zeros((3, 3), int), overlap_px=0)
+    with pytest.raises(UsageError, match="watershed_line"):
+        watershed(np.zeros((3, 3)), np.zeros((3, 3), int), watershed_line=True, overlap_px=4)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
 
 from cellengine.errors import InputError, ResourceError, UsageError
 from cellengine.ops.flood import LARGEST_LABEL, flood, flood_with_lines
@@ -30,6 +31,7 @@ def watershed(
     watershed_line: bool = False,
     *,
     workers: int | None = 1,
+    overlap_px: int | None = None,
 ) -> NDArray[np.uint32]:
     """Flood `image` (y, x) or (z, y, x) from `markers`, lowest values first.
 
@@ -42,6 +44,11 @@ def watershed(
     watershed_line: leave a line of 0 between basins, one voxel thick.
     workers: threads (None = all processors), of use with a mask: its components are flooded independently, with exactly
         the labels of one thread.
+    overlap_px: an approximation for confluent tissue, whose mask is one huge component. The image is flooded in slabs
+        of 8 * `overlap_px` planes (rows in 2D), each with `overlap_px` more on either side that are thrown away; one
+        item of work for a thread each, at 1.25 times the work. Where no basin reaches farther than the overlap, all
+        that differs from the exact flood are voxels at which two basins arrive at once. The labels are the same for any
+        number of workers. None is exact.
 
     Returns uint32 labels. Equal to scikit-image label for label where seeds are single voxels of distinct levels
     (scikit-image takes seeds of one level in no defined order).
@@ -56,6 +63,10 @@ def watershed(
     """
     check_connectivity(connectivity, image.ndim)
     labels = _marker_image(markers, image.shape)
+    if overlap_px is not None:
+        if overlap_px < 1 or watershed_line:
+            raise UsageError(f"overlap_px={overlap_px} was given: at least 1 is expected, and no watershed_line.")
+        return _flood_slabs(image, labels.reshape(image.shape), mask, connectivity, overlap_px, workers)
     runs = _whole(image.shape) if mask is None else find_runs(_as_mask(mask, image.shape), 0.5, workers)
     components = connect(runs, connectivity)
     relief, narrow = _relief(image)
@@ -92,6 +103,32 @@ def watershed(
     # lines take a byte a voxel of the whole image for each flood: one flood for all
     run_threads(flood_group, components.groups(image.size if watershed_line else _GROUP), workers)
     return work.reshape(image.shape)
+
+
+def _flood_slabs(
+    image: NDArray[Any],
+    labels: NDArray[np.uint32],
+    mask: NDArray[Any] | None,
+    connectivity: int,
+    overlap: int,
+    workers: int | None,
+) -> NDArray[np.uint32]:
+    """The labels of slabs, flooded apart; what no seed within its slab reached is flooded from them in the end."""
+    inside = np.ones(image.shape, np.bool_) if mask is None else _as_mask(mask, image.shape)
+    found = np.zeros(image.shape, np.uint32)
+
+    def flood_slab(start: int) -> None:
+        stop = min(start + 8 * overlap, len(image))
+        read = slice(max(start - overlap, 0), stop + overlap)
+        slab = watershed(image[read], labels[read], inside[read], connectivity)
+        found[start:stop] = slab[start - read.start : stop - read.start]
+
+    run_threads(flood_slab, range(0, len(image), 8 * overlap), workers)
+    rest = inside & (found == 0)
+    if rest.any():
+        around = ndimage.binary_dilation(rest, ndimage.generate_binary_structure(image.ndim, connectivity))
+        found[rest] = watershed(image, found, inside & around, connectivity, workers=workers)[rest]
+    return found
 
 
 def _marker_image(markers: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.uint32]:
