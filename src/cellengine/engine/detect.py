@@ -102,4 +102,5 @@ def detect(
     for parts in overlap(run, batches, session.concurrency, stop):
         found += parts
         progress(len(parts))
+    progress(len(plan.tiles) - len(windows))  # the plan counts tiles as for score maps
     return drop_doubles(join_detected(found), decoder.max_iou, (plan.shape[-2], plan.shape[-1]))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from cellengine.engine.classify import CellClassifier, check_classifier
+from cellengine.engine.detect import detect
 from cellengine.engine.flow import Stop
 from cellengine.engine.label import label, on_picture
 from cellengine.engine.options import InferOptions
@@ -22,12 +23,14 @@ from cellengine.engine.scale import Intensities, measure_scene
 from cellengine.engine.scene import Scene, scenes
 from cellengine.engine.semantic import map_classes
 from cellengine.engine.session import Session
-from cellengine.engine.table import Table, join_tables, measure_picture
+from cellengine.engine.table import Table, join_tables, measure_detected, measure_picture
 from cellengine.errors import ResourceError, UsageError
 from cellengine.geometry import Region
 from cellengine.io import ImageSource, MemorySource
 from cellengine.io.sink import MemorySink
-from cellengine.spec import ArgMax, ClassOf
+from cellengine.ops.detected import Detected, join_detected, number_detected
+from cellengine.ops.detections import paste_masks
+from cellengine.spec import ArgMax, ClassOf, Detections
 
 __all__ = ["Progress", "Result", "infer_array", "infer_source"]
 
@@ -91,12 +94,20 @@ def _objects(
     tables: list[Table] = []
     unfit = 0
 
-    def finish(index: int, scores: Scores) -> None:
-        with clock("label"):
-            found = label(scores, session.spec.decoder, session.spec.voxel_size_um)
-            labels[index] = on_picture(found, pictures[index].grid)
-        with clock("measure"):
-            rows = measure_picture(labels[index], pictures[index], scores, session.spec)
+    def finish(index: int, scores: Scores | Detected) -> None:
+        scene = pictures[index]
+        if isinstance(scores, Detected):
+            with clock("label"):
+                pasted = paste_masks(scores.boxes, scores.masks, scene.seen.shape, scores.scores)  # type: ignore[arg-type]
+                labels[index], listed = number_detected(scene.grid.whole_to_image(pasted), scores)
+            with clock("measure"):
+                rows = measure_detected(labels[index], listed, scene, session.spec)
+        else:
+            with clock("label"):
+                found = label(scores, session.spec.decoder, session.spec.voxel_size_um)
+                labels[index] = on_picture(found, scene.grid)
+            with clock("measure"):
+                rows = measure_picture(labels[index], scene, scores, session.spec)
         if cells is not None:
             with clock("classify"):
                 rows = cells.classify(index, rows)
@@ -139,10 +150,15 @@ def infer_array(image: Array, session: Session, options: InferOptions | None = N
 
 def _predict(
     scene: Scene, session: Session, plan: Plan, intensities: Intensities, stop: Stop, progress: Progress
-) -> Scores:
+) -> Scores | Detected:
+    detects = isinstance(session.spec.decoder, Detections)
+    if detects and not intensities.constant:
+        return detect(scene, session, plan, intensities.scale, stop, progress.advance)
     if intensities.constant:
         # nothing to see: no network needs to be asked, whatever it was trained on
         progress.advance(len(plan.tiles))
+        if detects:
+            return join_detected([])
         return {o.name: np.zeros((o.channels, *plan.shape), np.uint16) for o in session.spec.outputs}
     return predict(scene, session, plan, intensities.scale, stop, progress.advance)
 

@@ -11,6 +11,7 @@ from cellengine.engine.predict import SCORE_STEPS, Scores
 from cellengine.engine.scene import Scene
 from cellengine.geometry import Region
 from cellengine.ops import measure_objects
+from cellengine.ops.detected import Detected
 from cellengine.ops.measure import ObjectTable
 from cellengine.spec import ModelSpec
 
@@ -27,6 +28,16 @@ def measure_picture(labels: Array, scene: Scene, scores: Scores, spec: ModelSpec
         foreground = scene.grid.whole_to_image(scores["foreground"])
         score = measure_objects(labels, foreground).intensity_mean[:, 0] / SCORE_STEPS
     return object_columns(found, score, scene, spec)
+
+
+def measure_detected(labels: Array, listed: Detected, scene: Scene, spec: ModelSpec) -> Table:
+    """As `measure_picture`, for objects that a detector found: object i of `listed` is label i + 1."""
+    found = measure_objects(labels, scene.read_all_channels(Region.whole(scene.shape)))
+    own = listed[found.label.astype(np.int64) - 1]
+    table = object_columns(found, own.scores, scene, spec)
+    if len(spec.classes) > 1:
+        table["class"] = np.array(spec.classes)[own.classes]
+    return table
 
 
 def object_columns(found: ObjectTable, score: Array | None, scene: Scene, spec: ModelSpec) -> Table:

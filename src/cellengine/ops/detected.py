@@ -87,7 +87,11 @@ def label_detected(found: Detected, shape: tuple[int, int]) -> tuple[NDArray[np.
     Labels are numbered in raster order of first pixel, the higher score lies on top; objects that better ones cover
     entirely are left out. 8 bytes a pixel.
     """
-    pasted = paste_masks(found.boxes, found.masks, shape, found.scores)
+    return number_detected(paste_masks(found.boxes, found.masks, shape, found.scores), found)
+
+
+def number_detected(pasted: NDArray[np.integer[Any]], found: Detected) -> tuple[NDArray[np.uint32], Detected]:
+    """Labels 1 ... n in raster order of first pixel of an image where object i is i + 1; and those objects in order."""
     labels = relabel(pasted)
     origin = np.zeros(int(labels.max(initial=0)) + 1, np.int64)
     origin[labels] = pasted
