@@ -93,7 +93,10 @@ def outputs(folder: Path) -> dict[str, bytes]:
 def test_one_picture_gives_labels_table_overlay_and_run(call: Call, picture: Path, grey: tuple[str, ...]) -> None:
     done = call("cells.png", *grey, "-o", "out")
     assert (done.code, done.err) == (0, "")
-    assert set(outputs(Path("out"))) == {"cells.labels.tif", "cells.objects.csv", "cells.overlay.png", "run.json"}
+    assert set(outputs(Path("out"))) == {
+        *("cells.labels.tif", "cells.objects.csv", "cells.overlay.png"),
+        *("report.html", "report.json", "run.json"),
+    }
     labels = tifffile.imread("out/cells.labels.tif")
     assert labels.dtype == np.uint32
     assert labels.shape == (48, 40)

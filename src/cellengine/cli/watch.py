@@ -21,6 +21,7 @@ from cellengine.watch.service import WatchOptions, watch_folder
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, metavar="OUT", help="Folder for the results."
 )
+@click.option("--then", metavar="NAME|FILE", help="A classifier for the cells that the model finds.")
 @click.option("--once", is_flag=True, help="Label what is there, then end.")
 @click.option(
     "--settle",
@@ -52,6 +53,7 @@ def command(
     folder: Path,
     model: str,
     output: Path,
+    then: str | None,
     once: bool,
     settle: str,
     port: int,
@@ -70,7 +72,7 @@ def command(
     """
     options = InferOptions(axes=axes, channel=tuple(part.strip() for part in channel.split(",")) if channel else ())
     address = None if no_page else Address(host, port)
-    how = WatchOptions(_seconds(settle), once, address)
+    how = WatchOptions(_seconds(settle), once, then, address)
     found = watch_folder(folder, model, output, options, Device(device, backend, precision), how, _say)
     click.echo(f"{found['done']} pictures are labelled; all results are in {output}")
 

@@ -27,6 +27,8 @@ from cellengine.engine.model_file import ModelFile, read_model_file, resolve_mod
 from cellengine.engine.options import InferOptions
 from cellengine.engine.outputs import checksum, fingerprint, write_class_map, write_outputs
 from cellengine.engine.plan import check_tile, ram_limit
+from cellengine.engine.report import write_report
+from cellengine.engine.report.memory import MemoryTrace
 from cellengine.engine.resample import size_unknown
 from cellengine.engine.run import Progress
 from cellengine.engine.session import Session
@@ -99,6 +101,7 @@ def infer_files(
     jobs = _jobs(find_inputs(inputs))
     check_tile(file.spec, options)
     with hold_output(output), stop_on_signals() as stop, ExitStack() as opened:
+        memory = opened.enter_context(MemoryTrace())
         if restart:
             for job in jobs:
                 remove(scratch_folder(output / job.stem))
@@ -126,7 +129,7 @@ def infer_files(
             speed = network_speed(file, session, asked)
             failures = _run_all(jobs, session, cells, options, journal, speed, stop, progress)
         described = session.describe() | ({} if cells is None else {"then": cells.describe()})
-        _finish(journal, failures, (file, second), options, described, time.perf_counter() - begun)
+        _finish(journal, failures, (file, second), options, described, memory, time.perf_counter() - begun)
     if failures:
         raise PartialFailure(
             f"{len(failures)} of {len(jobs)} inputs failed, first {failures[0]['hint'].rstrip('.')}; "
@@ -380,30 +383,30 @@ def _finish(
     models: tuple[ModelFile, ModelFile | None],
     options: InferOptions,
     session: Plain,
+    memory: MemoryTrace,
     seconds: float,
 ) -> None:
-    """failures.csv when there are any, and run.json, which ends the run."""
+    """failures.csv when there are any, the report, and run.json, which ends the run."""
     path = journal.folder / "failures.csv"
     if failures:
         columns: dict[str, Any] = {k: [f[k] for f in failures] for k in ("file", "stage", "error", "hint")}
         write_table(path, columns)
     else:
         path.unlink(missing_ok=True)
-    journal.close(
-        {
-            **{
-                key: {"name": file.spec.name, "file": file.path.name, "sha256": file.sha256}
-                for key, file in zip(("model", "then"), models, strict=True)
-                if file is not None
-            },
-            "session": session,
-            "settings": options.identity(),
-            "files": journal.finished,
-            "failures": failures,
-            "seconds": round(seconds, 3),
-            "peak_memory_bytes": peak_memory_bytes(),
-            "machine": {"processor": cpu_name(), "processors": cpu_count()},
-            "versions": versions(),
+    run: Plain = {
+        **{
+            key: {"name": file.spec.name, "file": file.path.name, "sha256": file.sha256}
+            for key, file in zip(("model", "then"), models, strict=True)
+            if file is not None
         },
-        complete=not failures,
-    )
+        "session": session,
+        "settings": options.identity(),
+        "files": journal.finished,
+        "failures": failures,
+        "seconds": round(seconds, 3),
+        "peak_memory_bytes": peak_memory_bytes(),
+        "machine": {"processor": cpu_name(), "processors": cpu_count()},
+        "versions": versions(),
+    }
+    write_report(journal.folder, run, memory.points)
+    journal.close(run, complete=not failures)

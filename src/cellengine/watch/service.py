@@ -12,17 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from cellengine.engine.backends import open_session
-from cellengine.engine.batch import Device, Job, label_file
+from cellengine.engine.batch import Device, Job, label_file, read_models
+from cellengine.engine.checkpoint import scratch_folder
 from cellengine.engine.environment import versions
 from cellengine.engine.flow import Stop, stop_on_signals
 from cellengine.engine.journal import JOURNAL, RUN, hold_output
-from cellengine.engine.model_file import read_model_file, resolve_model
 from cellengine.engine.options import InferOptions
 from cellengine.engine.plan import check_tile
 from cellengine.engine.session import Session
 from cellengine.errors import DeviceError, DiskFull, InputError, Interrupted, PartialFailure, UsageError
 from cellengine.io import InputFile
 from cellengine.io.columns import read_columns, read_header
+from cellengine.io.sink import remove
+from cellengine.spec import ClassOf
 from cellengine.watch.database import FILE
 from cellengine.watch.journal import Entry, Finished, Journal
 from cellengine.watch.overview import counts
@@ -51,6 +53,8 @@ class WatchOptions:
     """a picture is complete when its size and time of change have not changed for so long"""
     once: bool = False
     """end when everything that is there has been labelled"""
+    then: str | None = None
+    """a classifier for the cells that the model finds"""
     address: Address | None = None
     """where the live page is offered; None: nowhere"""
 
@@ -66,7 +70,9 @@ def watch_folder(
     """
     if not folder.is_dir():
         raise UsageError(f"{folder}: there is no such folder to watch.")
-    file = read_model_file(resolve_model(model))
+    file, second = read_models(model, how.then)
+    if isinstance(file.spec.decoder, ClassOf):
+        raise UsageError(f"{file.spec.name} classifies cells and finds none: give it as --then, beside another -m.")
     check_tile(file.spec, options)
     with ExitStack() as held:
         held.enter_context(hold_output(output))
@@ -75,20 +81,32 @@ def watch_folder(
         held.callback(journal.close)
         asked = {"device": device.device, "backend": device.backend, "precision": device.precision}
         journal.check_identity(
-            {"folder": str(folder.resolve()), "model": file.sha256, "settings": options.identity(), "device": asked}
+            {
+                "folder": str(folder.resolve()),
+                "model": file.sha256,
+                "then": second and second.sha256,
+                "settings": options.identity(),
+                "device": asked,
+            }
         )
-        frozen = journal.setting("session") or asked
-        session = held.enter_context(open_session(file.path, **frozen))
-        journal.keep("session", {key: getattr(session, key) for key in ("backend", "precision", "device")})
+        session = _open(held, journal, "session", file.path, asked)
+        cells = None if second is None else _open(held, journal, "then", second.path, {**asked, "precision": None})
         journal.keep("versions", versions())
         place = Folder(folder.resolve(), output.resolve())
         status = Status(session.describe(), file.spec.name, place.base.name)
-        worker = _Worker(place, journal, session, options, how, status, stop, say)
+        worker = _Worker(place, journal, (session, cells), options, how, status, stop, say)
         if how.address is not None:
             server = Server(how.address, journal, status, output)
             held.enter_context(server)
             say(f"page: {server.url}")
         return worker.run()
+
+
+def _open(held: ExitStack, journal: Journal, key: str, model: Path, asked: dict[str, Any]) -> Session:
+    """A session as the first start chose it: what "auto" meant then it means for all pictures."""
+    session: Session = held.enter_context(open_session(model, **(journal.setting(key) or asked)))
+    journal.keep(key, {name: getattr(session, name) for name in ("backend", "precision", "device")})
+    return session
 
 
 def _open_journal(output: Path) -> Journal:
@@ -104,14 +122,15 @@ class _Worker:
         self,
         folder: Folder,
         journal: Journal,
-        session: Session,
+        sessions: tuple[Session, Session | None],
         options: InferOptions,
         how: WatchOptions,
         status: Status,
         stop: Stop,
         say: Say,
     ) -> None:
-        self._folder, self._journal, self._session, self._options = folder, journal, session, options
+        self._folder, self._journal, self._options = folder, journal, options
+        self._session, self._cells = sessions
         self._how, self._status, self._stop, self._say = how, status, stop, say
         self._wake = threading.Event()
         self._begun_ns = time.time_ns()
@@ -201,8 +220,11 @@ class _Worker:
         job = Job(entry.name, path, {"bytes": state.size, "changed_ns": state.changed_ns}, Path(stem))
         progress = self._status.progress(entry.name)
         try:
-            record = label_file(job, self._folder.output, self._session, self._options, self._stop, progress)
-            self._finish(entry, path, parts, state, record)
+            record = label_file(
+                job, self._folder.output, self._session, self._options, self._stop, progress, then=self._cells
+            )
+            self._finish(entry, parts, state, record)
+            remove(scratch_folder(self._folder.output / stem))
         except Interrupted:
             self._journal.put_back(entry)
             raise
@@ -214,7 +236,7 @@ class _Worker:
         except Exception as error:  # noqa: BLE001 - one picture must not end the watch, whatever it does to a library
             self._fail(entry, error)
 
-    def _finish(self, entry: Entry, path: Path, parts: Sequence[str], state: State, record: dict[str, Any]) -> None:
+    def _finish(self, entry: Entry, parts: Sequence[str], state: State, record: dict[str, Any]) -> None:
         found = [s for name in parts if (s := state_of(self._folder.base / name)) is not None]
         if (
             found

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 from typing import Any
 
-import imagecodecs
 import numpy as np
 import numpy.typing as npt
 
@@ -41,11 +39,6 @@ def draw_outlines(truth: Labels, predicted: Labels, image: Labels | None) -> tup
     canvas[given_lines] = RED
     canvas[true_lines & given_lines] = YELLOW
     return canvas, plane
-
-
-def data_url(pixels: Pixels) -> str:
-    """A picture as text that a page can hold: PNG in base64."""
-    return "data:image/png;base64," + base64.b64encode(imagecodecs.png_encode(np.ascontiguousarray(pixels))).decode()
 
 
 def _fullest_plane(truth: Labels, predicted: Labels) -> tuple[int, ...]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from html import escape
+from collections.abc import Mapping, Sequence
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -13,39 +11,20 @@ import numpy as np
 import numpy.typing as npt
 
 from cellengine.cli.evaluation.answers import Answers
-from cellengine.cli.evaluation.drawing import data_url, draw_outlines
+from cellengine.cli.evaluation.drawing import draw_outlines
 from cellengine.cli.evaluation.pairing import Pair
 from cellengine.cli.evaluation.pictures import RANKING, class_ids, read_labels
 from cellengine.cli.evaluation.report import Entries, Report
 from cellengine.errors import InputError
 from cellengine.geometry import Region
 from cellengine.io import open_source
+from cellengine.io.previews import encode_png
+from cellengine.pages.html import Figure, document, number, paragraph, png_url, section, table
+from cellengine.pages.html import figures as html_figures
 
 MOST_PICTURES = 24
 MOST_ROWS = 500
 """longer tables are in evaluation.csv"""
-
-STYLE = """
-:root { color-scheme: light dark; --line: #8884; --soft: #8882 }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem }
-h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2rem }
-.scroll { overflow-x: auto } table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-th, td { padding: .2rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }
-th:first-child, td:first-child { text-align: left } thead th { background: var(--soft) }
-.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); gap: 1rem }
-figure { margin: 0 } img { width: 100%; image-rendering: pixelated; background: #000 }
-figcaption { font-size: .85rem; overflow-wrap: anywhere }
-.green { color: #18a050 } .red { color: #e03030 } .yellow { color: #b89000 }
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """A picture and what it shows."""
-
-    url: str
-    alt: str
-    caption: str
 
 
 def page(report: Report, figures: Sequence[Figure], extra: str = "") -> str:
@@ -54,20 +33,14 @@ def page(report: Report, figures: Sequence[Figure], extra: str = "") -> str:
         '<p>Outlines: <span class="green">truth</span>, <span class="red">prediction</span>, '
         '<span class="yellow">both</span>. Worst first.</p>'
     )
-    shown = "".join(
-        f'<figure><img src="{one.url}" alt="{escape(one.alt, quote=True)}" loading="lazy">'
-        f"<figcaption>{escape(one.caption)}</figcaption></figure>"
-        for one in figures
-    )
-    pictures = f'<h2>Pictures</h2>{legend if report.task in RANKING else ""}<div class="pictures">{shown}</div>'
-    notes = "".join(f"<p>{escape(note)}</p>" for note in report.notes)
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Evaluation: {escape(report.task)}</title><style>{STYLE}</style></head><body>"
-        f"<h1>Evaluation: {escape(report.task)}, {report.total.files} file(s)</h1>{notes}"
-        f"<h2>Scores</h2>{_summary_table(report)}{extra}"
-        f"{pictures if figures else ''}<h2>Files</h2>{_file_table(report)}</body></html>\n"
+    pictures = section("Pictures", legend if report.task in RANKING else "", html_figures(figures)) if figures else ""
+    return document(
+        f"Evaluation: {report.task}, {report.total.files} file(s)",
+        "".join(paragraph(note) for note in report.notes)
+        + section("Scores", _summary_table(report))
+        + extra
+        + pictures
+        + section("Files", _file_table(report)),
     )
 
 
@@ -83,13 +56,13 @@ def worst_pictures(
         predicted = read_labels(pair.predicted).labels
         drawing, plane = draw_outlines(truth, predicted, _read_image(pair.image, truth.shape))
         scores = ", ".join(
-            f"{_label(name)} {_number(file.entries[name])}" for name in _shortest(report, entry, file.entries)
+            f"{_label(name)} {number(file.entries[name])}" for name in _shortest(report, entry, file.entries)
         )
         where = f", plane {','.join(map(str, plane))}" if plane else ""
         group = f" ({file.group})" if file.group else ""
         figures.append(
             Figure(
-                url=data_url(drawing),
+                url=png_url(encode_png(drawing)),
                 alt=f"Outlines of truth and prediction on {file.name}",
                 caption=f"{file.name}{group}{where}: {scores}",
             )
@@ -106,15 +79,15 @@ def worst_answers(answers: Answers) -> list[Figure]:
         pixels = _read_picture(item.image)
         if pixels is not None:
             true, given = answers.names[item.true], answers.names[item.predicted]
-            sure = "" if isnan(item.confidence) else f" with probability {_number(item.confidence)}"
-            figures.append(Figure(data_url(pixels), item.name, f"{item.name}: {true}, called {given}{sure}"))
+            sure = "" if isnan(item.confidence) else f" with probability {number(item.confidence)}"
+            figures.append(Figure(png_url(encode_png(pixels)), item.name, f"{item.name}: {true}, called {given}{sure}"))
     return figures
 
 
 def confusion_table(answers: Answers) -> str:
     """Items by true class (rows) and predicted class (columns), as HTML."""
     rows = [[name, *map(str, row)] for name, row in zip(answers.names, answers.scores.confusion.tolist(), strict=True)]
-    return "<h2>Confusion</h2>" + _table(["true \\ predicted", *answers.names], rows)
+    return section("Confusion", table(["true \\ predicted", *answers.names], rows))
 
 
 def _summary_table(report: Report) -> str:
@@ -125,25 +98,19 @@ def _summary_table(report: Report) -> str:
         rows.append(("all, mean over files", report.total.files, report.total.mean))
     rows.append(("all, pooled", report.total.files, report.total.pooled))
     names = list(dict.fromkeys([*report.headline, *report.total.pooled]))
-    cells = [[name, str(files), *(_number(entries.get(n)) for n in names)] for name, files, entries in rows]
-    return _table(["", "files", *map(_label, names)], cells)
+    cells = [[name, str(files), *(number(entries.get(n)) for n in names)] for name, files, entries in rows]
+    return table(["", "files", *map(_label, names)], cells)
 
 
 def _file_table(report: Report) -> str:
     entry = RANKING.get(report.task, "right")
     files = sorted(report.files, key=lambda file: _sortable(file.entries[entry]))[:MOST_ROWS]
     names = [name for name in report.headline if name in files[0].entries] or list(files[0].entries)
-    cells = [[file.name, file.group, *(_number(file.entries.get(name)) for name in names)] for file in files]
+    cells = [[file.name, file.group, *(number(file.entries.get(name)) for name in names)] for file in files]
     more = len(report.files) - len(files)
-    return _table(["file", "group", *map(_label, names)], cells) + (
+    return table(["file", "group", *map(_label, names)], cells) + (
         f"<p>{more} more files are in evaluation.csv.</p>" if more else ""
     )
-
-
-def _table(header: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
-    head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in header)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _shortest(report: Report, entry: str, entries: Mapping[str, float]) -> list[str]:
@@ -193,9 +160,3 @@ def _sortable(value: float) -> float:
 
 def _label(name: str) -> str:
     return name.replace("_", " ")
-
-
-def _number(value: float | None) -> str:
-    if value is None or isnan(value):
-        return ""
-    return f"{value:.0f}" if float(value).is_integer() and abs(value) > 1 else f"{value:.3f}"
