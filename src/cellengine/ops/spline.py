@@ -19,8 +19,8 @@ from cellengine.geometry import Region
 
 POLE = sqrt(3) - 2
 """of the filter that turns values into coefficients of the cubic B-spline"""
-_MEMORY = 14
-"""voxels after which the filter has decayed to 1e-8"""
+_MEMORY = 10
+"""voxels after which the filter has decayed to 2e-6"""
 TRUNCATE = 4.0
 """the Gaussian ends after so many standard deviations"""
 
@@ -41,9 +41,9 @@ def spline_box(
     """The box `region` of an array of `shape` brought to `new_shape`, not rounded.
 
     values: the box `spline_region(region, shape, new_shape)` of the array; axes before those of `shape` are kept.
-    Outside the array its mirror image continues it (d c b a | a b c d). Equal to scipy.ndimage.gaussian_filter1d along each
-    axis and then map_coordinates(order=3) on the whole array, to 1e-6 of its range. One matrix product an axis; memory
-    16 bytes a voxel of the box that is read.
+    Outside the array its mirror image continues it (d c b a | a b c d). Equal to scipy.ndimage.gaussian_filter1d along
+    each axis and then map_coordinates(order=3) on the whole array, to 1e-5 of its range. One matrix product an axis;
+    memory 16 bytes a voxel of the box that is read.
     """
     needed = spline_region(region, shape, new_shape)
     lead = values.ndim - len(shape)
@@ -84,6 +84,7 @@ def _weights(start: int, stop: int, size: int, new_size: int) -> tuple[NDArray[n
     taps = np.arange(-reach - _MEMORY - 2, reach + _MEMORY + 3)
     cardinal = _cardinal(centre[:, None] - (base[:, None] + taps))
     weights = np.stack([np.convolve(row, gaussian, "same") for row in cardinal])
+    weights /= weights.sum(axis=1, keepdims=True)
     place = (base[:, None] + taps) % (2 * size)
     return np.minimum(place, 2 * size - 1 - place), weights
 

@@ -27,6 +27,7 @@ from tests.train.prepare.helpers import problems, read_list, read_report
 def cluster_by_hand(places: np.ndarray, users: np.ndarray, radius: float) -> set[frozenset[int]]:
     """Merge the nearest two clusters without a common user until none are within the radius. All pairs every time."""
     clusters = {i: [i] for i in range(len(places))}
+    newest = len(places)
     while True:
         options = []
         for a, b in combinations(sorted(clusters), 2):
@@ -36,7 +37,8 @@ def cluster_by_hand(places: np.ndarray, users: np.ndarray, radius: float) -> set
         if not options:
             return {frozenset(members) for members in clusters.values()}
         _, a, b = min(options)
-        clusters[max(clusters) + len(places)] = clusters.pop(a) + clusters.pop(b)
+        clusters[newest] = clusters.pop(a) + clusters.pop(b)
+        newest += 1
 
 
 @given(st.integers(0, 10**6), st.integers(0, 14), st.floats(1, 60))

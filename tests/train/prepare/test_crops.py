@@ -162,3 +162,16 @@ def test_the_command_on_real_frames(data: Path, tmp_path: Path) -> None:
             near = [np.abs(np.roll(crop, (dy, dx), (0, 1))[2:-2, 2:-2].astype(int) - theirs[2:-2, 2:-2]).max()
                     for dy in (-1, 0, 1) for dx in (-1, 0, 1)]  # fmt: skip
             assert min(near) == 0
+
+
+def test_pictures_of_one_stem_keep_their_own_crops(tmp_path: Path) -> None:
+    write_frames(tmp_path, 2)
+    iio.imwrite(tmp_path / "f0.bmp", iio.imread(tmp_path / "f1.png"))
+    table = write_table(
+        tmp_path / "cells.csv", BOXES, "f0.png,train,live,20,20,30,30", "f0.bmp,val,live,20,20,30,30"
+    )  # fmt: skip
+    prepare_crops(table, tmp_path / "out", OPTIONS)
+    rows = read_list(tmp_path / "out" / "list_16.csv")
+    crops = [iio.imread(tmp_path / "out" / row["image"]) for row in rows]
+    for crop, name in zip(crops, ("f0.png", "f1.png"), strict=True):
+        np.testing.assert_array_equal(crop, iio.imread(tmp_path / name)[17:33, 17:33])

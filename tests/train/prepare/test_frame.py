@@ -11,10 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cellengine.errors import InputError, LockedError, UsageError
 from cellengine.train.prepare.dsb2018 import Dsb2018Options, prepare_dsb2018
-from cellengine.train.prepare.frame import Control, Defect, Found, Job, Outcome, run_jobs
+from cellengine.train.prepare.frame import Control, Defect, Found, Job, Outcome, run_jobs, unique_names
 from cellengine.train.prepare.pictures import SplitOptions
 from tests.synthetic import draw_cells
 from tests.train.prepare.helpers import names_in, write_kaggle
@@ -162,3 +164,11 @@ def test_preparing_needs_no_torch() -> None:
     program += "print([name for name in ('torch', 'monai') if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+@given(st.lists(st.sampled_from(["a", "a-2", "b"]), max_size=8))
+def test_names_become_different_and_the_first_stays(wanted: list[str]) -> None:
+    found = unique_names(wanted)
+    assert len(set(found)) == len(wanted)
+    assert all(name.startswith(want) for name, want in zip(found, wanted, strict=True))
+    assert all(found[wanted.index(name)] == name for name in set(wanted) if name != "a-2")

@@ -23,7 +23,7 @@ from cellengine.io import write_table
 from cellengine.io.annotated import draw_split
 from cellengine.io.crops import window
 from cellengine.train.prepare.clicks import STATES, Clicks, cluster, estimate_radius, find_cells, fleiss_kappa
-from cellengine.train.prepare.cutting import Array, leaves_picture, write_crop_lists, write_crops
+from cellengine.train.prepare.cutting import Array, crop_stems, leaves_picture, write_crop_lists, write_crops
 from cellengine.train.prepare.frame import Control, Defect, Finished, Found, Job, Outcome, run_jobs
 from cellengine.train.prepare.pictures import SplitOptions, read_picture
 from cellengine.train.prepare.report import DataReport, count_by, write_report
@@ -66,8 +66,8 @@ def prepare_cellspotting(
     defects += more
     radius = options.radius_px or estimate_radius(list(grouped.values()))
     jobs = [
-        Job(name, (pictures / name,), partial(prepare_picture, name, seen, radius, pictures, output, options))
-        for name, seen in grouped.items()
+        Job(name, (pictures / name,), partial(prepare_picture, name, stem, seen, radius, pictures, output, options))
+        for stem, (name, seen) in zip(crop_stems(list(grouped)), grouped.items(), strict=True)
     ]
     identity = {
         "command": "prepare cellspotting",
@@ -158,9 +158,9 @@ def _clicks(picture: str, users: Sequence[Sequence[Any]]) -> tuple[Clicks, list[
 
 
 def prepare_picture(
-    name: str, clicks: Clicks, radius_px: float, pictures: Path, output: Path, options: CellspottingOptions
+    name: str, stem: str, clicks: Clicks, radius_px: float, pictures: Path, output: Path, options: CellspottingOptions
 ) -> Outcome:
-    """Find the cells of one picture and cut crops of those that can be used."""
+    """Find the cells of one picture and cut crops of those that can be used; `stem` begins their names."""
     image = read_picture(pictures / name)
     shape = image.shape[1:]
     inside = ((clicks.places >= 0) & (clicks.places < shape)).all(axis=1)
@@ -189,7 +189,6 @@ def prepare_picture(
             defects.append(Defect(name, f"nothing is seen around y {centre[0]}, x {centre[1]}: the crop is empty"))
         else:
             row["use"] = "crop"
-            stem = "_".join(Path(name).with_suffix("").parts)
             row["files"] = write_crops(output, f"{stem}_{number}", image, centre, options.sizes_px)
             files += row["files"].values()
         cells.append(row)

@@ -25,10 +25,10 @@ from cellengine.train.prepare.narrow import Range
 
 Array = NDArray[Any]
 
-SCAN_VOXELS = 1 << 24
+SCAN_VOXELS = 1 << 22
 """voxels read at once to see what the values are"""
-READ_VOXELS = 1 << 25
-"""voxels of the source that one block of the result may need: 256 MB as float64"""
+READ_VOXELS = 1 << 24
+"""voxels of the source that one block of the result may need: 128 MB as float64, of which up to three copies exist"""
 BLOCK = (32, 128, 128)
 """voxels of a block of the result; whole chunks of the file"""
 COUNT_PIECES = 1 << 26

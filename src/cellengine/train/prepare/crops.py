@@ -14,7 +14,7 @@ from cellengine.io.annotated import draw_split
 from cellengine.io.boxes import IMAGE_COLUMNS, SIDES, Box
 from cellengine.io.lists import Reference, first_column, read_pairs, read_rows
 from cellengine.ops import measure_objects
-from cellengine.train.prepare.cutting import leaves_picture, write_crop_lists, write_crops
+from cellengine.train.prepare.cutting import crop_stems, leaves_picture, write_crop_lists, write_crops
 from cellengine.train.prepare.frame import Control, Defect, Finished, Found, Job, Outcome, run_jobs
 from cellengine.train.prepare.pictures import SplitOptions, read_picture
 from cellengine.train.prepare.report import DataReport, count_by, summary_lines, write_report
@@ -77,8 +77,8 @@ def prepare_crops(
     """
     found, defects = read_cells(table, pictures)
     jobs = [
-        Job(name, (cells.image,), partial(prepare_picture, name, cells, output, options))
-        for name, cells in found.items()
+        Job(name, (cells.image,), partial(prepare_picture, name, stem, cells, output, options))
+        for stem, (name, cells) in zip(crop_stems(list(found)), found.items(), strict=True)
     ]
     identity = {
         "command": "prepare crops",
@@ -187,15 +187,14 @@ def _entry(
     return Cells(path, label, tuple(cells), split, row.get("group", "") or picture)
 
 
-def prepare_picture(name: str, found: Cells, output: Path, options: CropOptions) -> Outcome:
-    """Cut all crops out of one picture."""
+def prepare_picture(name: str, stem: str, found: Cells, output: Path, options: CropOptions) -> Outcome:
+    """Cut all crops out of one picture; `stem` begins their names."""
     image = read_picture(found.image)
     shape = image.shape[1:]
     boxes = _boxes(found, shape) if found.label else {}
     rows: list[dict[str, Any]] = []
     files: list[str] = []
     defects = []
-    stem = "_".join(part for part in Path(name).with_suffix("").parts if part not in ("..", "/"))
     for number, cell in enumerate(found.cells):
         box = cell.box or boxes.get(cell.number)
         if box is None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cellengine.errors import InputError
 from cellengine.io.crops import window
+from cellengine.train.prepare.frame import unique_names
 from cellengine.train.prepare.pictures import picture_suffix, read_picture, write_picture
 from cellengine.train.prepare.report import OVERVIEW, write_list
 from cellengine.train.prepare.sheet import draw_labelled, write_sheet
@@ -22,6 +23,12 @@ def leaves_picture(centre: tuple[int, int], size_px: int, shape: Sequence[int]) 
     """Whether a crop around the pixel `centre` (y, x) reaches over the border of a picture of `shape`."""
     starts = [c - size_px // 2 for c in centre]
     return any(a < 0 or a + size_px > n for a, n in zip(starts, shape, strict=True))
+
+
+def crop_stems(pictures: Sequence[str]) -> list[str]:
+    """What the crops of each picture are called: its path without suffix and without folders, all different."""
+    paths = [Path(name).with_suffix("") for name in pictures]
+    return unique_names("_".join(part for part in path.parts if part not in ("..", "/")) for path in paths)
 
 
 def write_crops(

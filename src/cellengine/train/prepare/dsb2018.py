@@ -160,7 +160,8 @@ def _summarise(
 ) -> list[str]:
     names = list(outcomes)
     looks = [Look.from_text(outcome.facts["look"]) for outcome in outcomes.values()]
-    groups, splits, copies, neighbours = split_by_looks(names, looks, options.split, tiles=options.tiles)
+    kinds = [outcome.facts["kind"] for outcome in outcomes.values()]
+    shares = split_by_looks(names, kinds, looks, options.split, tiles=options.tiles)
     rows = [
         {
             "image": outcome.files[0],
@@ -169,18 +170,18 @@ def _summarise(
             "group": group,
             **{key: outcome.facts[key] for key in ("kind", "height", "width", "channels", "cells")},
         }
-        for outcome, group, split in zip(outcomes.values(), groups, splits, strict=True)
+        for outcome, group, split in zip(outcomes.values(), shares.groups, shares.splits, strict=True)
     ]
     write_list(output, rows)
     write_picture_sheet(output / OVERVIEW, output, rows)
-    everything = [*defects, *copies]
+    everything = [*defects, *shares.copies]
     numbers = {
         "pictures": len(rows),
         "nuclei": sum(row["cells"] for row in rows),
-        "groups_of_pictures": len(set(groups)),
-        "pairs_of_neighbouring_tiles": neighbours,
+        "groups_of_pictures": len(set(shares.groups)),
+        "pairs_of_neighbouring_tiles": shares.neighbours,
         "overlapping_px": sum(outcome.facts["overlap_px"] for outcome in outcomes.values()),
-        "mean_pixel_of_train": _mean_pixel([o for o, split in zip(outcomes.values(), splits, strict=True)
+        "mean_pixel_of_train": _mean_pixel([o for o, split in zip(outcomes.values(), shares.splits, strict=True)
                                             if split == "train"]),
     }  # fmt: skip
     tables = {"By split and kind": count_by(rows, "split", "kind")}

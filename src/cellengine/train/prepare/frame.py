@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,18 @@ class Control:
     progress: Progress = field(default_factory=Progress)
     announce: Callable[[Sequence[Defect]], None] = _nothing
     """hears of the defects that names and headers show, before the work begins"""
+
+
+def unique_names(wanted: Iterable[str]) -> list[str]:
+    """The names, those that come again with a number: a, a-2, b."""
+    taken: dict[str, None] = {}
+    for name in wanted:
+        unique, number = name, 1
+        while unique in taken:
+            number += 1
+            unique = f"{name}-{number}"
+        taken[unique] = None
+    return list(taken)
 
 
 Summarise = Callable[[Mapping[str, Outcome], Sequence[Defect]], Sequence[str]]

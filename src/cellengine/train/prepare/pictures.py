@@ -76,14 +76,27 @@ def write_labels(path: Path, labels: Array) -> None:
         sink.write(Region.whole(labels.shape), labels.astype(kind))
 
 
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """Who goes where, one entry a picture."""
+
+    groups: list[str]
+    splits: list[str]
+    copies: list[Defect]
+    """pictures that show the same as an earlier one"""
+    neighbours: int
+    """pairs of neighbouring tiles"""
+
+
 def split_by_looks(
-    names: Sequence[str], looks: Sequence[Look], options: SplitOptions, *, tiles: bool
-) -> tuple[list[str], list[str], list[Defect], int]:
-    """Group of every picture, its split, the copies as defects, and how many pairs of neighbouring tiles were found."""
+    names: Sequence[str], kinds: Sequence[str], looks: Sequence[Look], options: SplitOptions, *, tiles: bool
+) -> Shares:
+    """Share pictures out: those that show the same or continue each other together, each kind alike."""
     groups = group_looks(looks, tiles=tiles)
     named = [names[first] for first in groups.group]
     copies = [Defect(names[b], f"it shows the same as {names[a]}", "kept, in the same split") for a, b in groups.copies]
-    return named, draw_split(named, options.shares, options.seed), copies, len(groups.neighbours)
+    splits = draw_split(named, options.shares, options.seed, kinds)
+    return Shares(named, splits, copies, len(groups.neighbours))
 
 
 def write_picture_sheet(path: Path, output: Path, rows: Sequence[Mapping[str, Any]]) -> None:

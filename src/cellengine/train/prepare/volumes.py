@@ -20,7 +20,7 @@ from cellengine.io import ImageSource, open_source
 from cellengine.io.annotated import draw_split
 from cellengine.io.lists import Reference, read_pairs
 from cellengine.train.prepare.convert import Conversion, Facts, Pair, convert
-from cellengine.train.prepare.frame import KEPT, Control, Defect, Finished, Found, Job, Outcome, run_jobs
+from cellengine.train.prepare.frame import KEPT, Control, Defect, Finished, Found, Job, Outcome, run_jobs, unique_names
 from cellengine.train.prepare.pictures import SplitOptions
 from cellengine.train.prepare.report import OVERVIEW, DataReport, count_by, summary_lines, write_list, write_report
 from cellengine.train.prepare.sheet import draw_labelled, write_sheet
@@ -96,8 +96,9 @@ def look_at(source: Path, options: VolumeOptions) -> tuple[list[Seen], list[Defe
         raise UsageError("--factor and --voxel-size both say how large the new voxels are: give one of them.")
     seen: list[Seen] = []
     defects: list[Defect] = []
-    for image, label, values in _listed(source, options):
-        name = _name(image if image else label, [one.name for one in seen])
+    listed = _listed(source, options)
+    names = unique_names(_name(image, label) for image, label, _ in listed)
+    for name, (image, label, values) in zip(names, listed, strict=True):
         missing = "volume" if image is None else "label volume" if label is None else None
         if missing or image is None or label is None:
             defects.append(Defect(name, f"the {'labels have' if image is None else 'volume has'} no {missing}"))
@@ -201,14 +202,10 @@ def _padded(one: Seen, seen: Sequence[Seen], options: VolumeOptions) -> tuple[in
     return tuple(max(n, p or int(m)) for n, p, m in zip(one.new_shape, options.pad_to, largest, strict=True))
 
 
-def _name(reference: Reference | None, taken: Sequence[str]) -> str:
-    """The file's name without suffix; with a number where it is taken."""
-    stem = reference.path.name.partition(".")[0].removesuffix("_raw") if reference else "row"
-    name, number = stem, 1
-    while name in taken:
-        number += 1
-        name = f"{stem}-{number}"
-    return name
+def _name(image: Reference | None, label: Reference | None) -> str:
+    """The file's name without suffix."""
+    reference = image or label
+    return reference.path.name.partition(".")[0].removesuffix("_raw") if reference else "row"
 
 
 def _summarise(

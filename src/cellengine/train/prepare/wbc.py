@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cellengine.errors import InputError, UsageError
 from cellengine.io.lists import IMAGE_COLUMNS, read_pairs
-from cellengine.train.prepare.frame import KEPT, Control, Defect, Finished, Found, Job, Outcome, run_jobs
+from cellengine.train.prepare.frame import KEPT, Control, Defect, Finished, Found, Job, Outcome, run_jobs, unique_names
 from cellengine.train.prepare.looks import Look
 from cellengine.train.prepare.pictures import (
     SplitOptions,
@@ -75,8 +75,8 @@ def find_pictures(source: Path, output: Path, options: WbcOptions) -> Found:
     else:
         raise UsageError(f"{source} does not exist; expected a folder with pictures and masks, or a CSV list.")
     jobs, defects = [], [Defect(_name(mask, root), "the mask has no picture") for mask in lonely]
-    for image, mask in images.items():
-        name = _name(image, root)
+    names = unique_names(_name(image, root) for image in images)
+    for name, (image, mask) in zip(names, images.items(), strict=True):
         if mask is None or not mask.exists():
             defects.append(Defect(name, "the picture has no mask"))
         elif not image.exists():
@@ -170,7 +170,8 @@ def _summarise(
     defects: Sequence[Defect],
 ) -> list[str]:
     looks = [Look.from_text(outcome.facts["look"]) for outcome in outcomes.values()]
-    groups, splits, copies, _ = split_by_looks(list(outcomes), looks, options.split, tiles=False)
+    kinds = [outcome.facts["kind"] for outcome in outcomes.values()]
+    shares = split_by_looks(list(outcomes), kinds, looks, options.split, tiles=False)
     rows = [
         {
             "image": outcome.files[0],
@@ -179,11 +180,11 @@ def _summarise(
             "group": group,
             **{key: outcome.facts[key] for key in ("kind", "height", "width")},
         }
-        for outcome, group, split in zip(outcomes.values(), groups, splits, strict=True)
+        for outcome, group, split in zip(outcomes.values(), shares.groups, shares.splits, strict=True)
     ]
     write_list(output, rows)
     write_picture_sheet(output / OVERVIEW, output, rows)
-    everything = [*defects, *copies]
+    everything = [*defects, *shares.copies]
     counts = np.sum([outcome.facts["counts"] for outcome in outcomes.values()], axis=0)
     numbers: dict[str, Any] = {"pictures": len(rows), "classes": list(CLASSES)}
     numbers |= {f"share_of_{c}": round(float(n / counts.sum()), 4) for c, n in zip(CLASSES, counts, strict=True)}
