@@ -17,7 +17,7 @@ from cellengine.engine.backends import open_session
 from cellengine.engine.backends.hardware import cpu_count, cpu_name
 from cellengine.engine.checkpoint import holds_checkpoint, scratch_folder
 from cellengine.engine.classify import check_classifier
-from cellengine.engine.crops import CLASSES, classify_files
+from cellengine.engine.crops import classify_into
 from cellengine.engine.environment import peak_memory_bytes, versions
 from cellengine.engine.flow import Stop, stop_on_signals
 from cellengine.engine.forecast import Forecast, check_disk, forecast, network_speed
@@ -244,27 +244,15 @@ def _classify_all(
     jobs: Sequence[Job], session: Session, options: InferOptions, journal: Journal, stop: Stop, progress: Progress
 ) -> list[Plain]:
     """Every input is a crop, and a row of one table. Crops take so little that a run that was stopped starts over."""
-    begun = time.perf_counter()
-    paths = {job.name: job.path for job in jobs}
+    files = {job.name: job.path for job in jobs}
     try:
-        table, failed = classify_files(paths, session, options, stop, progress)
+        records, failed = classify_into(journal.folder, files, session, options, stop, progress)
     except (InputError, UsageError):
         journal.forget()
         raise
-    path = journal.folder / CLASSES
-    write_table(path, table)
-    common = {
-        "outputs": [CLASSES],
-        "sha256": {CLASSES: checksum(path)},
-        "warnings": [],
-        "seconds": {"total": round((time.perf_counter() - begun) / len(jobs), 6)},
+    journal.finished |= {
+        job.name: {**records[job.name], "input": job.fingerprint} for job in jobs if job.name in records
     }
-    answers = zip(*(table[name].tolist() for name in ("file", "class", "score")), strict=True)
-    found = {name: {"class": label, "score": round(score, 6)} for name, label, score in answers}
-    for job in jobs:
-        if job.name in found:
-            source = {"source": os.fspath(job.path.absolute()), "input": job.fingerprint}
-            journal.finished[job.name] = {**found[job.name], **source, **common}
     return [_failure(name, "classify", error) for name, error in failed.items()]
 
 

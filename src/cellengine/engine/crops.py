@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,18 +13,45 @@ import numpy as np
 from cellengine.engine.classify import best, classify, cut_crop
 from cellengine.engine.flow import Stop
 from cellengine.engine.options import InferOptions
+from cellengine.engine.outputs import checksum
 from cellengine.engine.run import Progress
 from cellengine.engine.scene import scenes
 from cellengine.engine.session import Session
 from cellengine.engine.table import Table
 from cellengine.errors import InputError, UsageError
-from cellengine.io import open_source
+from cellengine.io import open_source, write_table
 from cellengine.spec import ModelSpec
 
 Array = np.ndarray[Any, Any]
 
 CLASSES = "classes.csv"
 """one row a crop"""
+
+
+def classify_into(
+    folder: Path,
+    files: Mapping[str, Path],
+    session: Session,
+    options: InferOptions,
+    stop: Stop,
+    progress: Progress,
+) -> tuple[dict[str, dict[str, Any]], dict[str, Exception]]:
+    """Classify crops, name -> file, and write `classes.csv` into `folder`.
+
+    Returns what is recorded of each crop that could be read, and the errors of the others; see `classify_files`.
+    """
+    begun = time.perf_counter()
+    table, failed = classify_files(files, session, options, stop, progress)
+    path = folder / CLASSES
+    write_table(path, table)
+    common: dict[str, Any] = {"outputs": [CLASSES], "sha256": {CLASSES: checksum(path)}, "warnings": []}
+    common["seconds"] = {"total": round((time.perf_counter() - begun) / len(files), 6)}
+    answers = zip(*(table[column].tolist() for column in ("file", "class", "score")), strict=True)
+    records = {
+        name: {"class": label, "score": round(score, 6), "source": os.fspath(files[name].absolute()), **common}
+        for name, label, score in answers
+    }
+    return records, failed
 
 
 def classify_files(
