@@ -22,7 +22,6 @@ from cellengine.engine.plan import check_tile
 from cellengine.engine.session import Session
 from cellengine.errors import DeviceError, DiskFull, InputError, Interrupted, PartialFailure, UsageError
 from cellengine.io import InputFile
-from cellengine.io.columns import read_columns, read_header
 from cellengine.io.sink import remove
 from cellengine.spec import ClassOf
 from cellengine.watch.database import FILE
@@ -254,7 +253,7 @@ class _Worker:
             max(0.0, finished - complete_ns / 1e9),
             seconds["total"],
             record["objects"],
-            _classes(self._folder.output, record),
+            _classes(record),
             record,
         )
         self._journal.finish(entry, state, parts, what)
@@ -296,12 +295,7 @@ def _together(states: Sequence[State]) -> State:
     return State(sum(s.size for s in states), max(s.changed_ns for s in states), max(s.arrived_ns for s in states))
 
 
-def _classes(output: Path, record: dict[str, Any]) -> dict[str, int]:
-    """How many objects of each class there are, where the model tells classes."""
-    table = next((output / name for name in record["outputs"] if name.endswith(".objects.csv")), None)
-    found: dict[str, int] = {}
-    if table is not None and "class" in read_header(table):
-        for block in read_columns(table, ["class"]):
-            for name in block["class"]:
-                found[name] = found.get(name, 0) + 1
-    return found
+def _classes(record: dict[str, Any]) -> dict[str, int]:
+    """How much there is of each class, where the model tells classes: objects, or pixels of a class map."""
+    classes: dict[str, dict[str, int]] = record.get("classes", {})
+    return {name: entry["objects"] if "objects" in entry else entry["px"] for name, entry in classes.items()}

@@ -176,11 +176,11 @@ class RunStatistics:
     def add_file(self, name: str, record: Mapping[str, Any], table: Path) -> None:
         """Read a table of objects. `record`: what run.json says of the input.
 
-        A table without sizes (of class maps or crops) is left out.
+        A table without boxes and sizes is left out.
         """
         header = read_header(table)
         extent = next((column for column in ("area_px", "volume_px") if column in header), None)
-        if extent is None:
+        if extent is None or "bbox_x0" not in header:
             return
         sized = next((column for column in ("area_um2", "volume_um3") if column in header), extent)
         self.unit = {"area_um2": "um2", "volume_um3": "um3"}.get(sized, "px")

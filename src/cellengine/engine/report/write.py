@@ -33,7 +33,9 @@ def write_report(output: Path, run: Mapping[str, Any], memory: Sequence[tuple[fl
     begun = time.perf_counter()
     statistics = RunStatistics()
     for name, record in run["files"].items():
-        for part in record["outputs"]:
+        if "class" in record:  # of a crop that was classified as a whole
+            statistics.classes[record["class"]] += 1
+        for part in record.get("outputs", ()):
             if part.endswith(".objects.csv"):
                 statistics.add_file(name, record, output / part)
     plain = {
@@ -51,8 +53,9 @@ def write_report(output: Path, run: Mapping[str, Any], memory: Sequence[tuple[fl
     plain["report_seconds"] = round(time.perf_counter() - begun, 3)
     write_json(output / JSON, plain)
     partial = partial_name(output / HTML)
+    title = f"{statistics.objects:,} objects in {_files(run)}" if statistics.objects else _files(run)
     with writing(output / HTML):
-        partial.write_text(document(f"{statistics.objects:,} objects in {_files(run)}", body), encoding="utf-8")
+        partial.write_text(document(title, body), encoding="utf-8")
         partial.replace(output / HTML)
 
 
@@ -61,7 +64,7 @@ def _page(
 ) -> str:
     return "".join(
         (
-            section("Found", _summary(run, found), _distributions(found)),
+            section("Found", _summary(run, found), _distributions(run, found)),
             section("Worth a look", _gallery(output, run, found)),
             section("Files", _file_table(run)),
             section("Failures", _failures(run)),
@@ -91,10 +94,10 @@ def _summary(run: Mapping[str, Any], found: RunStatistics) -> str:
     return facts(entries)
 
 
-def _distributions(found: RunStatistics) -> str:
-    if not found.objects:
-        return paragraph("No objects were found.")
-    drawn = [charts.histogram("Size of the objects", *found.size.bars(), UNITS[found.unit], logarithmic=True)]
+def _distributions(run: Mapping[str, Any], found: RunStatistics) -> str:
+    drawn = []
+    if found.objects:
+        drawn.append(charts.histogram("Size of the objects", *found.size.bars(), UNITS[found.unit], logarithmic=True))
     for channel, counted in sorted(found.intensity.items()):
         name = f"Mean intensity, channel {channel.removeprefix('c')}"
         drawn.append(charts.histogram(name, *counted.bars(), "grey levels", logarithmic=True))
@@ -102,7 +105,14 @@ def _distributions(found: RunStatistics) -> str:
         edges = [i / SCORE_BINS for i in range(SCORE_BINS + 1)]
         drawn.append(charts.histogram("Score", edges, found.score.tolist(), "mean foreground"))
     if len(found.classes) > 1:
-        drawn.append(charts.bars("Objects by class", dict(sorted(found.classes.items())), "objects"))
+        drawn.append(charts.bars("By class", dict(sorted(found.classes.items())), "objects or pictures"))
+    shares = {
+        name: {kind: entry["share"] for kind, entry in record["classes"].items()}
+        for name, record in list(run["files"].items())[:MOST_FILES]
+        if record.get("classes")
+    }
+    if shares:
+        drawn.append(charts.stacked("Classes by file", shares, "share"))
     return f'<div class="charts">{"".join(drawn)}</div>'
 
 
@@ -129,12 +139,20 @@ def _gallery(output: Path, run: Mapping[str, Any], found: RunStatistics) -> str:
 
 def _file_table(run: Mapping[str, Any]) -> str:
     rows = [
-        [name, f"{record.get('objects', 0):,}", number(record["seconds"]["total"], 2), "; ".join(record["warnings"])]
+        [name, _found(record), number(_seconds(record), 2), "; ".join(record.get("warnings", ()))]
         for name, record in list(run["files"].items())[:MOST_FILES]
     ]
     more = len(run["files"]) - len(rows)
-    shown = table(["file", "objects", "seconds", "warnings"], rows) if rows else ""
+    shown = table(["file", "found", "seconds", "warnings"], rows) if rows else ""
     return shown + (paragraph(f"{more:,} more files are in run.json.") if more > 0 else "")
+
+
+def _found(record: Mapping[str, Any]) -> str:
+    return str(record["class"]) if "class" in record else f"{record.get('objects', 0):,}"
+
+
+def _seconds(record: Mapping[str, Any]) -> float:
+    return float(record.get("seconds", {}).get("total", 0.0))
 
 
 def _failures(run: Mapping[str, Any]) -> str:
@@ -146,7 +164,7 @@ def _stages(run: Mapping[str, Any]) -> dict[str, float]:
     """Seconds by stage, all files together; stages overlap."""
     total: dict[str, float] = {}
     for record in run["files"].values():
-        for stage, seconds in record["seconds"].items():
+        for stage, seconds in record.get("seconds", {}).items():
             if stage != "total":
                 total[stage] = round(total.get(stage, 0.0) + seconds, 4)
     return total
