@@ -132,6 +132,9 @@ class Parity:
     mean_ap_change: float | None = None
     """mean AP on annotated pictures minus that of fp32 PyTorch"""
     dice: float | None = None
+    """mean Dice over classes against the maps of fp32 PyTorch"""
+    same_class: float | None = None
+    """share of crops that get the class they get from fp32 PyTorch"""
     emulated: bool = False
     """the graph was checked where the arithmetic is done in fp32: a device that does it natively must pass the golden
     test (`cellengine doctor`) before it is used"""

@@ -8,8 +8,9 @@ from scipy import ndimage
 
 pytest.importorskip("torch")
 
+from cellengine.errors import InputError
 from cellengine.train.settings import LossConfig, TargetConfig
-from cellengine.train.targets import Maps, make_maps
+from cellengine.train.targets import Maps, class_ids, make_maps
 from tests.synthetic import draw_cells
 
 
@@ -59,3 +60,44 @@ def test_a_picture_without_cells_is_all_background() -> None:
     targets = make(np.zeros((8, 9), np.uint8), LossConfig())
     assert not targets["foreground"].any()
     assert (targets["weight"] == 1).all()
+
+
+def test_a_gap_parts_cells_that_touch_and_only_those() -> None:
+    labels = np.zeros((12, 20), np.uint16)
+    labels[2:10, 2:9], labels[2:10, 9:16], labels[2:6, 18:20] = 1, 2, 3
+    foreground = make_maps(labels, ("foreground",), TargetConfig(gap=True), LossConfig(weights="flat"))["foreground"]
+    _, count = ndimage.label(foreground)
+    assert count == 3
+    assert not foreground[2:10, 8:10].any()
+    assert foreground[2, 2]
+    assert foreground[2:6, 18:20].all()
+
+
+def test_boundaries_are_as_wide_as_asked_and_soft() -> None:
+    labels = np.zeros((4, 20, 20), np.uint16)
+    labels[:, :, :10], labels[:, :, 10:] = 1, 2
+    hard = make_maps(labels, ("boundary",), TargetConfig(boundary_blur_px=0.0), LossConfig(weights="flat"))["boundary"]
+    assert hard[2, 10].tolist() == [0.0] * 9 + [1.0, 1.0] + [0.0] * 9
+    soft = make_maps(labels, ("boundary",), TargetConfig(), LossConfig(weights="flat"))["boundary"]
+    assert 0.5 < soft[2, 10, 10] < 1.0
+    assert 0 < soft[2, 10, 12] < soft[2, 10, 11]
+
+
+def test_what_nobody_knows_weighs_nothing() -> None:
+    labels = np.zeros((8, 9), np.uint16)
+    labels[2:5, 2:5] = 1
+    unknown = np.zeros(labels.shape, bool)
+    unknown[6:] = True
+    maps = make_maps(labels, ("foreground",), TargetConfig(), LossConfig(), unknown=unknown)
+    assert (maps["weight"][6:] == 0).all()
+    assert (maps["weight"][:6] >= 1).all()
+
+
+def test_masks_become_classes_and_stray_values_are_named() -> None:
+    mask = np.array([[0, 128, 255], [255, 7, 0]], np.uint8)
+    with pytest.raises(InputError, match=r"m\.png: 1 px of values such as 7; expected 0, 128, 255"):
+        class_ids(mask, (0, 128, 255), None, "m.png")
+    ids, unknown = class_ids(mask, (0, 128, 255), 7, "m.png")
+    assert ids.tolist() == [[0, 1, 2], [2, 0, 0]]
+    assert unknown is not None
+    assert unknown.tolist() == [[False] * 3, [False, True, False]]

@@ -13,22 +13,52 @@ from cellengine.errors import UsageError, missing_package
 @click.argument("config", metavar="CONFIG|PRESET")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder of the run.")
 @click.option("--resume", is_flag=True, help="Go on from the run's last checkpoint.")
-@click.option("--init", type=click.Path(path_type=Path), help="Start from the weights of this checkpoint.")
+@click.option(
+    "--init", type=click.Path(path_type=Path), help="Start from the weights of this checkpoint, as far as they fit."
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option(
     "--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Change a setting; may be repeated."
 )
-def command(config: str, output: Path, resume: bool, init: Path | None, overrides: tuple[str, ...]) -> None:
+@click.option(
+    "--sweep",
+    is_flag=True,
+    help="Try every combination of the lists in [sweep] of CONFIG and of --set KEY=[A, B]; one table, one plot.",
+)
+@click.option(
+    "--folds", type=int, default=0, metavar="K", help="Cross-validate: K runs, each validated on another part."
+)
+def command(
+    config: str,
+    output: Path,
+    resume: bool,
+    init: Path | None,
+    device: str,
+    overrides: tuple[str, ...],
+    sweep: bool,
+    folds: int,
+) -> None:
     """Train a model from a TOML configuration or a preset.
 
     The pictures are named by --set data.path=LIST.csv (columns image and label) or a folder with images/ and labels/.
-    OUTPUT gets last.pt, best.pt, metrics.csv, curves.png, preview pictures and TensorBoard's files.
+    OUTPUT gets last.pt, best.pt, metrics.csv, curves.png, preview pictures and TensorBoard's files; of --sweep and
+    --folds one folder a run, sweep.csv and sweep.png. Several devices: torchrun --no-python --nproc-per-node=N
+    cellengine train ...
     """
     try:
         from cellengine.train.config import load_config
         from cellengine.train.loop import train
+        from cellengine.train.sweep import plan_trials, run_trials
     except ModuleNotFoundError as error:
         raise missing_package(error.name or "torch", "Training", 'pip install "cellengine[train]"') from error
     if resume and init:
         raise UsageError("--resume goes on from its own weights and --init starts from others: give one of them.")
-    best = train(load_config(config, overrides), output, resume=resume, init=init, echo=click.echo)
+    if sweep or folds:
+        trials = plan_trials(config, overrides, sweep=sweep, folds=folds)
+        rows = run_trials(trials, output, resume=resume, init=init, device=device, echo=click.echo)
+        for trial, row in sorted(zip(trials, rows, strict=True), key=lambda pair: -pair[1]["score"]):
+            click.echo(f"{row['score']:.4f}  {trial.name}")
+        click.echo(f"table: {output / 'sweep.csv'}, plot: {output / 'sweep.png'}")
+        return
+    best = train(load_config(config, overrides), output, resume=resume, init=init, device=device, echo=click.echo)
     click.echo(f"best weights: {best}; next: cellengine export {output} -o model.onnx")

@@ -12,11 +12,11 @@ from cellengine.engine.backends import OWN_FILE
 from cellengine.engine.model_file import read_model_file
 from cellengine.errors import ModelError, UsageError
 from cellengine.export.model import export_forms, export_model
+from cellengine.export.pictures import Reading, list_by_split
 from cellengine.export.precision import WINDOWS
 from cellengine.export.verify import Annotated
 from cellengine.geometry import Region
 from cellengine.io import find_inputs, open_source
-from cellengine.io.annotated import Item, list_annotated, read_annotated
 from cellengine.models import build, read_config
 from cellengine.models.checkpoint import load_checkpoint
 from cellengine.spec import ModelSpec
@@ -50,7 +50,8 @@ def export_checkpoint(
         module.load_state_dict(state["model"])
     except RuntimeError as error:
         raise ModelError(f"{checkpoint}: its weights do not fit its network; train the model again.") from error
-    pictures, calibration = _pictures(verify_on or state["data"], calibrate, precisions)
+    reading = Reading.of_run(state)
+    pictures, calibration = _pictures(verify_on or state["data"], calibrate, precisions, spec, reading)
     return export_model(module, spec, output, pictures, precisions, echo, calibration)
 
 
@@ -67,28 +68,25 @@ def export_file(
         raise UsageError(f"{model} is exported already: --precision {' or '.join(OWN_FILE)} makes a form of it.")
     if verify_on is None:
         raise UsageError(f"{model} is no training run: name annotated pictures to verify on with --verify-on.")
-    pictures, calibration = _pictures(verify_on, calibrate, precisions)
-    return export_forms(read_model_file(model), output, pictures, precisions, echo, calibration)
+    file = read_model_file(model)
+    pictures, calibration = _pictures(verify_on, calibrate, precisions, file.spec, Reading())
+    return export_forms(file, output, pictures, precisions, echo, calibration)
 
 
 def _pictures(
-    verify_on: str, calibrate: str | None, precisions: Sequence[str]
+    verify_on: str, calibrate: str | None, precisions: Sequence[str], spec: ModelSpec, reading: Reading
 ) -> tuple[list[Annotated], list[Array] | None]:
     """The annotated pictures to verify on, and raw ones to calibrate on where int8 is asked for."""
     source = Path(verify_on)
     if not source.exists():
         raise UsageError(f"The pictures to verify on, {source}, do not exist: name others with --verify-on.")
-    items = list_annotated(source)
-    held = [Annotated(p.item.image.name, p.image, p.labels) for p in map(read_annotated, _split(items, "val"))]
+    listed = list_by_split(source, spec, reading)
+    held = [load() for load in listed["val"]]
     if "int8" not in precisions:
         return held, None
     if calibrate is not None:
         return held, [_read(file.path) for file in _spread(find_inputs([calibrate]))]
-    return held, [read_annotated(item).image for item in _spread(_split(items, "train") or _split(items, "val"))]
-
-
-def _split(items: Sequence[Item], split: str) -> list[Item]:
-    return [item for item in items if item.split == split]
+    return held, [load().image for load in _spread(listed["train"] or listed["val"])]
 
 
 def _spread(items: Sequence[T]) -> list[T]:

@@ -35,7 +35,8 @@ def to_onnx(module: nn.Module, spec: ModelSpec) -> onnx.ModelProto:
     Raises ModelError when the exporter's graph does not pass ONNX's own check.
     """
     names = tuple(output.name for output in spec.outputs)
-    example = torch.zeros(1, len(spec.channels), *(2 * d for d in spec.divisor))
+    whole_crops = spec.task == "classification"  # which pool further than their divisor says
+    example = torch.zeros(1, len(spec.channels), *(spec.tile if whole_crops else (2 * d for d in spec.divisor)))
     sides = {2 + i: f"side_{axis.lower()}" for i, axis in enumerate(spec.axes)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

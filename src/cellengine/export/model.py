@@ -46,10 +46,13 @@ def export_model(
     everywhere; then no file is left behind.
     """
     module = module.eval()
-    with TorchSession(module, spec) as reference:
-        halo, change = measure_halo(reference, (_scaled(p.image, spec) for p in pictures[:12]), spec.receptive_field)
-    echo(f"halo: {halo} px moves outputs by {change:.1e} at most; receptive field: {spec.receptive_field} px")
-    spec = replace(spec, halo=halo, versions={**versions(), "machine": platform.machine()})
+    if spec.task != "classification":  # a crop has no surrounding
+        with TorchSession(module, spec) as reference:
+            scaled = (_scaled(p.image, spec) for p in pictures[:12])
+            halo, change = measure_halo(reference, scaled, spec.receptive_field)
+        echo(f"halo: {halo} px moves outputs by {change:.1e} at most; receptive field: {spec.receptive_field} px")
+        spec = replace(spec, halo=halo)
+    spec = replace(spec, versions={**versions(), "machine": platform.machine()})
     partial = path.with_name(f".{path.name}.partial.onnx")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -104,7 +107,8 @@ def export_forms(
 def _checker(reference: Session, pictures: Sequence[Annotated], echo: Echo) -> Check:
     """Compares a session with the reference on `pictures`, which the reference answers once."""
     expected = answer(reference, pictures)
-    echo(f"fp32 {reference.backend}: mean AP {expected.mean_ap:.4f} on {len(pictures)} pictures")
+    quality = "".join(f"{name} {value:.4f} on " for name, value in expected.quality.items())
+    echo(f"fp32 {reference.backend}: {quality}{len(pictures)} pictures")
     return lambda candidate: verify(reference, expected, candidate, pictures)
 
 

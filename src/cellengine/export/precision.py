@@ -71,6 +71,8 @@ def describe(parity: Parity) -> str:
         parts.append(f"mean AP {parity.mean_ap_change:+.4f}")
     if parity.dice is not None:
         parts.append(f"Dice {parity.dice:.4f}")
+    if parity.same_class is not None:
+        parts.append(f"same class {100 * parity.same_class:.2f} %")
     where = f"{parity.backend}, its graph in fp32 arithmetic" if parity.emulated else parity.backend
     return f"{parity.precision} {where}: {'passed' if parity.passed else 'FAILED'}; {', '.join(parts)}"
 

@@ -62,10 +62,13 @@ def recompute(block: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
 def _still_statistics(block: nn.Module) -> Iterator[None]:
     """Let BatchNorm normalise by the batch without moving its running statistics."""
     norms = [m for m in block.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+    momenta = [norm.momentum for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            if norm.num_batches_tracked is not None:
+                norm.num_batches_tracked -= 1

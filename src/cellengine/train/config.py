@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -18,6 +19,9 @@ from cellengine.spec import Decoder, DistanceWatershed, Normalize, Task
 from cellengine.train.augmentations import AUGMENTATIONS
 from cellengine.train.detection.settings import DetectionConfig
 from cellengine.train.settings import AugmentConfig, DataConfig, LossConfig, OptimizerConfig, TargetConfig
+
+SWEEP = "sweep"
+"""table of a TOML file with lists of settings to try, by `section.key`"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +106,17 @@ def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> TrainConfig
 
     Raises UsageError for an unknown name and InputError for a setting that does not fit.
     """
+    name, data = read_settings(name_or_path)
+    if SWEEP in data:
+        raise UsageError(f"{name} has a table [{SWEEP}] of settings to try: add --sweep.")
+    for override in overrides:
+        key, value = split_override(override)
+        set_value(data, key, value)
+    return build_config(name, data)
+
+
+def read_settings(name_or_path: str) -> tuple[str, dict[str, Any]]:
+    """File name and plain settings of a preset or a TOML file. Raises UsageError or InputError."""
     path = Path(name_or_path)
     if path.suffix != ".toml":
         known = presets()
@@ -111,16 +126,40 @@ def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> TrainConfig
     if not path.is_file():
         raise UsageError(f"The configuration {path} does not exist.")
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        return path.name, tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not TOML: {error}.") from error
-    for override in overrides:
-        _set(data, override)
-    _expand_augmentation(data)
+
+
+def build_config(name: str, data: Mapping[str, Any]) -> TrainConfig:
+    """The configuration of plain settings, which are left as they are; `name` is the file in errors (InputError)."""
+    settings = copy.deepcopy(dict(data))
+    _expand_augmentation(settings)
     try:
-        return from_plain(TrainConfig, data)
+        return from_plain(TrainConfig, settings)
     except RecordError as error:
-        raise InputError(f"{path.name}: {error}") from error
+        raise InputError(f"{name}: {error}") from error
+
+
+def split_override(override: str) -> tuple[str, Any]:
+    """Key and value of `section.key=value`; the value is TOML, or else a text."""
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise UsageError(f"--set {override!r}: expected section.key=value.")
+    try:
+        return key.strip(), tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), text
+
+
+def set_value(data: dict[str, Any], key: str, value: Any) -> None:
+    """Set `section.key` in plain settings; raises UsageError where a section is none."""
+    *sections, name = key.split(".")
+    for section in sections:
+        data = data.setdefault(section, {})
+        if not isinstance(data, dict):
+            raise UsageError(f"--set {key}: {section} is not a section.")
+    data[name] = value
 
 
 def _expand_augmentation(data: dict[str, Any]) -> None:
@@ -131,20 +170,3 @@ def _expand_augmentation(data: dict[str, Any]) -> None:
         if name not in AUGMENTATIONS:
             raise InputError(f"augment.set: found {name!r}, expected one of {', '.join(AUGMENTATIONS)}.")
         data["augment"] = {**to_plain(AUGMENTATIONS[name]), **given}
-
-
-def _set(data: dict[str, Any], override: str) -> None:
-    """Apply one `section.key=value`; the value is TOML, or else a text."""
-    key, equals, text = override.partition("=")
-    if not equals:
-        raise UsageError(f"--set {override!r}: expected section.key=value.")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    *sections, name = key.strip().split(".")
-    for section in sections:
-        data = data.setdefault(section, {})
-        if not isinstance(data, dict):
-            raise UsageError(f"--set {override!r}: {section} is not a section.")
-    data[name] = value

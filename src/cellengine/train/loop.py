@@ -224,6 +224,7 @@ def _judge(state: State, result: Validation, spec: ModelSpec, config: TrainConfi
             "data": config.data.path,
             "config": config.to_json(),
             "epoch": state.epoch,
+            "score": state.best,
         }
         save_checkpoint(folder / "best.pt", best)
     if result.score > state.mark + config.min_delta:

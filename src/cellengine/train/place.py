@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import psutil
 import torch
@@ -14,6 +15,9 @@ from torch import distributed
 
 from cellengine.errors import DeviceError, UsageError
 from cellengine.train.recipe import Batch
+
+PATIENCE = timedelta(hours=4)
+"""how long the other processes wait while the first one validates"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,7 @@ def open_place(device: str) -> Iterator[Place]:
         return
     rank = int(os.environ["RANK"])
     own = _device(device, int(os.environ.get("LOCAL_RANK", "0")))
-    distributed.init_process_group("nccl" if own.type == "cuda" else "gloo")
+    distributed.init_process_group("nccl" if own.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield Place(own, rank, world)
     finally:

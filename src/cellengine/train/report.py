@@ -43,11 +43,11 @@ class Report:
         self.board.flush()
         self._write_csv()
         figure = draw_curves(self.history)
-        _save(figure, self.folder / "curves.png")
+        save_figure(figure, self.folder / "curves.png")
 
     def preview(self, epoch: int, figure: Any) -> None:
         """Save a matplotlib figure as `preview_<epoch>.png` and close it."""
-        _save(figure, self.folder / f"preview_{epoch:04d}.png")
+        save_figure(figure, self.folder / f"preview_{epoch:04d}.png")
 
     def close(self) -> None:
         """Finish TensorBoard's file."""
@@ -184,7 +184,8 @@ def _outline(base: Array, labels: Array, colour: tuple[float, float, float]) -> 
     return drawn
 
 
-def _save(figure: Any, path: Path) -> None:
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a matplotlib figure as PNG, whole or not at all, and close it."""
     partial = path.with_name(f".{path.stem}.partial.png")
     figure.savefig(partial, dpi=90)
     plt.close(figure)

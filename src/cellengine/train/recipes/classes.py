@@ -12,7 +12,12 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from cellengine.engine.classify import classify, cut_crop
+from cellengine.engine.flow import Stop
+from cellengine.engine.options import InferOptions
+from cellengine.engine.scene import scenes
 from cellengine.errors import InputError, UsageError
+from cellengine.io import MemorySource
 from cellengine.io.annotated import draw_split
 from cellengine.io.crops import Crop, read_crops, window
 from cellengine.metrics import evaluate_classes
@@ -27,9 +32,6 @@ from cellengine.train.recipe import Batch, Validation
 from cellengine.train.report import draw_crops, few
 
 Array = np.ndarray[Any, Any]
-
-AT_ONCE = 64
-"""crops that are validated in one call of the network"""
 
 
 class Classes:
@@ -60,7 +62,7 @@ class Classes:
     def validate(self, model: nn.Module) -> Validation:
         """See `Recipe.validate`: the score is the balanced accuracy."""
         with TorchSession(model, self.spec, self.config.precision) as session:
-            found = _answers(session, self.truth, self.config)
+            found = _answers(session, self.truth)
         truth = np.array([crop.label for crop in self.truth])
         scores = evaluate_classes(truth, found.argmax(1), len(self.config.classes), found)
         row = {name: value for name, value in scores.row().items() if not name[-1].isdigit() and name != "items"}
@@ -141,10 +143,13 @@ def scale_crop(image: Array, config: TrainConfig, size_px: Sequence[int]) -> Arr
     return scale_picture(window(several, centre, size_px), config.normalize, measured_on=seen)
 
 
-def _answers(session: TorchSession, crops: Sequence[Crop], config: TrainConfig) -> Array:
-    """Probabilities of the crops, (n, classes), a batch at a time."""
-    answers = []
-    for first in range(0, len(crops), AT_ONCE):
-        some = [scale_crop(c.image, config, config.data.crop_px) for c in crops[first : first + AT_ONCE]]
-        answers.append(session.run(np.stack(some).astype(np.float32))["classes"])
-    return np.concatenate(answers)
+def _answers(session: TorchSession, crops: Sequence[Crop]) -> Array:
+    """Probabilities of the crops, (n, classes), cut around their middle and scaled as `infer` does."""
+
+    def read(crop: Crop) -> Array:
+        channels = tuple(str(c) for c in range(len(crop.image))) if len(crop.image) > 1 else ()
+        source = MemorySource(crop.image, "CYX", voxel_size_um=session.spec.voxel_size_um)
+        scene = scenes(source, session.spec, InferOptions(channel=channels))[0].seen
+        return cut_crop(scene, [n // 2 for n in scene.shape], session.spec, InferOptions())
+
+    return classify(crops, read, session, InferOptions(), Stop())
