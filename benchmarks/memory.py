@@ -109,7 +109,9 @@ def main() -> None:
         folder = Path(tempfile.mkdtemp(dir=arguments.folder))
         shape = shape_of(size_in_bytes(size))
         voxels = int(np.prod(shape, dtype=np.int64))
-        model = write_blob_model(folder / "blobs.onnx", "ZYX", tile=(128,) * 3, object_size_px=24.0)
+        model = write_blob_model(
+            folder / "blobs.onnx", "ZYX", tile=(128,) * 3, object_size_px=24.0, activation_bytes=30.0
+        )
         write_volume(folder / "volume.ome.zarr", shape)
         found = label(folder / "volume.ome.zarr", model, folder / "out", arguments)
         shutil.rmtree(folder)

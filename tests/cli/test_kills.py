@@ -10,11 +10,13 @@ import json
 import multiprocessing
 import os
 import random
+import signal
 import sys
 import time
 from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,7 +57,7 @@ class Runner:
 
 
 def digests(output: Path) -> dict[str, str]:
-    names = (p for p in output.iterdir() if p.name not in (".lock", "run.json"))
+    names = (p for p in output.iterdir() if p.suffix in (".tif", ".csv", ".png"))
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in names}
 
 
@@ -72,23 +74,38 @@ def tiles_kept(stem: Path) -> set[int]:
     return found
 
 
-@pytest.fixture
-def runner(tmp_path: Path) -> Runner:
-    write_blob_model(tmp_path / "blobs.onnx", "ZYX", tile=(32,) * 3, object_size_px=16.0)
-    tifffile.imwrite(tmp_path / "cells.tif", draw_volume((50, 110, 120), 80, 5), metadata={"axes": "ZYX"}, ome=True)
-    how = ("--backend", "onnxruntime", "--precision", "fp32", "--device", "cpu", "--tile", "24", "--max-ram", "40MB")
-    return Runner(("infer", str(tmp_path / "cells.tif"), "-m", str(tmp_path / "blobs.onnx"), *how))
+@pytest.fixture(scope="module")
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Runner:
+    folder = tmp_path_factory.mktemp("input")
+    write_blob_model(folder / "blobs.onnx", "ZYX", tile=(32,) * 3, object_size_px=10.0)
+    tifffile.imwrite(folder / "cells.tif", draw_volume((50, 110, 120), 80, 5), metadata={"axes": "ZYX"}, ome=True)
+    how = ("--backend", "onnxruntime", "--precision", "fp32", "--device", "cpu", "--tile", "24", "--max-ram", "20MB")
+    return Runner(("infer", str(folder / "cells.tif"), "-m", str(folder / "blobs.onnx"), *how))
 
 
-def test_a_run_that_is_killed_ends_with_the_same_bytes(runner: Runner, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def whole(runner: Runner, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str], float]:
+    """What a run gives that nobody stops, and how long it takes."""
+    folder = tmp_path_factory.mktemp("whole")
+    runner.finish(folder / "warm")
+    seconds = runner.finish(folder / "out")
+    assert record_of(folder / "out")["blocks"] > 3
+    found = digests(folder / "out")
+    assert set(found) == {"cells.labels.tif", "cells.objects.csv", "cells.overlay.png"}
+    return found, seconds
+
+
+def record_of(output: Path) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((output / "run.json").read_text())["files"]["cells.tif"]
+    return record
+
+
+def test_a_run_that_is_killed_ends_with_the_same_bytes(
+    runner: Runner, whole: tuple[dict[str, str], float], tmp_path: Path
+) -> None:
     sys.stdout.write(f"seed {SEED}, {KILLS} kills\n")
     rng = np.random.default_rng(SEED)
-    runner.finish(tmp_path / "warm")
-    seconds = runner.finish(tmp_path / "whole")
-    expected = digests(tmp_path / "whole")
-    assert set(expected) == {"cells.labels.tif", "cells.objects.csv", "cells.overlay.png"}
-    whole = json.loads((tmp_path / "whole/run.json").read_text())["files"]["cells.tif"]
-    assert whole["blocks"] > 3
+    expected, seconds = whole
     killed = finished = 0
     output = tmp_path / f"out{finished}"
     while killed < KILLS or output.exists():
@@ -99,14 +116,34 @@ def test_a_run_that_is_killed_ends_with_the_same_bytes(runner: Runner, tmp_path:
             process.kill()
         process.join(LIMIT_S)
         if process.exitcode:
-            assert process.exitcode == -9
+            assert process.exitcode == -signal.SIGKILL
             killed += 1
             continue
         assert digests(output) == expected, f"after {killed} kills"
-        record = json.loads((output / "run.json").read_text())["files"]["cells.tif"]
-        assert record["tiles_from_earlier_runs"] >= len(kept), "what was finished is not computed again"
+        assert record_of(output)["tiles_from_earlier_runs"] >= len(kept), "what was finished is not computed again"
         assert verify_output(output).differing == ()
+        assert not list(output.glob(".*.scratch")), "nothing is left behind"
         finished += 1
         output = tmp_path / f"out{finished}"
     assert finished > 0
     sys.stdout.write(f"{killed} kills in {finished} runs of {seconds:.1f} s each\n")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_run_that_is_asked_to_stop_finishes_its_tile(
+    runner: Runner, whole: tuple[dict[str, str], float], tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    output = tmp_path / "out"
+    process = runner.start(output)
+    limit = time.monotonic() + LIMIT_S
+    while not tiles_kept(output / "cells") and process.is_alive() and time.monotonic() < limit:
+        time.sleep(0.005)
+    os.kill(process.pid or 0, number)
+    process.join(LIMIT_S)
+    assert process.exitcode == code
+    kept = tiles_kept(output / "cells")
+    assert kept
+    assert digests(output) == {}
+    runner.finish(output)
+    assert digests(output) == whole[0]
+    assert record_of(output)["tiles_from_earlier_runs"] >= len(kept)

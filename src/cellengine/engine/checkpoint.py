@@ -156,8 +156,19 @@ def scratch_folder(stem: Path) -> Path:
 
 def holds_checkpoint(folder: Path, run: str) -> bool:
     """Whether an earlier call of `run` has begun to label in blocks there."""
-    log = folder / "log"
-    return log.exists() and next(_whole_lines(log), {}).get("run") == run
+    return _head(folder).get("run") == run
+
+
+def check_input(folder: Path, name: str, fingerprint: Plain) -> None:
+    """Refuse to go on with the record in `folder`, if there is one, for an input that has changed; `name` is its name.
+
+    Raises UsageError, which says what differs.
+    """
+    if changed := differences(_head(folder).get("input", fingerprint), fingerprint):
+        raise UsageError(
+            f"{folder.parent} holds an unfinished run of another {name} ({changed}): "
+            "add --restart to replace it, or choose another -o."
+        )
 
 
 def open_checkpoint(folder: Path, name: str, run: str, fingerprint: Plain, plan: Plain) -> Checkpoint:
@@ -170,11 +181,7 @@ def open_checkpoint(folder: Path, name: str, run: str, fingerprint: Plain, plan:
     lines = list(_whole_lines(log)) if log.exists() else []
     if lines and lines[0].get("run") == run:
         head = lines[0]
-        if changed := differences(head["input"], fingerprint):
-            raise UsageError(
-                f"{folder.parent} holds an unfinished run of another {name} ({changed}): "
-                "add --restart to replace it, or choose another -o."
-            )
+        check_input(folder, name, fingerprint)
         return Checkpoint(folder, head, iter(lines[1:]))
     remove(folder)
     head = {"run": run, "input": fingerprint, "plan": plan}
@@ -184,6 +191,12 @@ def open_checkpoint(folder: Path, name: str, run: str, fingerprint: Plain, plan:
         partial.write_bytes(_line(head))
         partial.replace(log)
     return Checkpoint(folder, json.loads(json.dumps(head)), iter(()))
+
+
+def _head(folder: Path) -> Plain:
+    """The first line of the record in a folder: of which run and input it is, and the plan. Empty without one."""
+    log = folder / "log"
+    return next(_whole_lines(log), {}) if log.exists() else {}
 
 
 def _line(value: Plain) -> bytes:

@@ -21,11 +21,11 @@ from cellengine.engine.stream import AHEAD, Streaming, plan_streaming
 from cellengine.errors import ResourceError
 from cellengine.geometry import Cells
 from cellengine.io import ImageSource
-from cellengine.spec import ArgMax
+from cellengine.spec import ArgMax, Detections
 
 LONG_S = 60.0
 """a run that takes longer keeps a checkpoint even when it fits in memory"""
-ASSUMED_VOXELS_PER_S = 300_000.0
+ASSUMED_VOXELS_PER_S = 1e6
 """of a network whose speed here is not known: only decides what counts as long"""
 PROGRAM_BYTES = 350 << 20
 """what the program itself takes: the interpreter, compiled kernels, the runtimes"""
@@ -82,6 +82,9 @@ def forecast(
     memory, disk = PROGRAM_BYTES + whole, int(PACKED * labels)
     if isinstance(session.spec.decoder, ArgMax):
         memory, disk = PROGRAM_BYTES + network_bytes(plan, session), disk // 4  # tiles go straight to the output
+    elif isinstance(session.spec.decoder, Detections):
+        memory = PROGRAM_BYTES + min(whole, network_bytes(plan, session) + ram_limit(options) // 4)  # or in pieces
+        disk += labels if whole > ram_limit(options) else 0
     elif in_blocks or long or whole > ram_limit(options):
         streaming = plan_streaming(source, pictures[0], plan, session, options)
         schedule = streaming.schedule(plan)

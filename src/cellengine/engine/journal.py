@@ -55,7 +55,6 @@ class Journal:
         frozen: Plain,
         finished: dict[str, Plain],
         complete: bool,
-        begun: dict[str, Plain] | None = None,
     ) -> None:
         self.folder = folder
         self.identity = identity
@@ -63,16 +62,8 @@ class Journal:
         """choices made by the first session of the run (backend, precision) that every later one keeps"""
         self.finished = finished
         """input -> its record"""
-        self.begun = begun or {}
-        """input -> what it was when it was begun: its fingerprint, and the folder of what is finished of it"""
         self.complete = complete
         """whether the run has ended before: nothing is left to do"""
-
-    def begin(self, name: str, fingerprint: Plain, scratch: Path) -> None:
-        """Note that the input `name` is being worked on, and in which folder what is finished of it lies."""
-        if name not in self.begun:
-            self.begun[name] = {"input": fingerprint, "scratch": scratch.relative_to(self.folder).as_posix()}
-            self._append({"begun": name, **self.begun[name]})
 
     def add(self, name: str, record: Plain) -> None:
         """Note that the input `name` is finished; its outputs are in place before this is called."""
@@ -98,7 +89,7 @@ class Journal:
     def _append(self, line: Plain) -> None:
         path = self.folder / JOURNAL
         # a crash may have left half a line without its end
-        torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
+        torn = _last_byte(path) not in (b"", b"\n")
         with writing(path), path.open("a", encoding="utf-8") as file:
             file.write(("\n" if torn else "") + json.dumps(line) + "\n")
             file.flush()
@@ -112,8 +103,8 @@ def open_journal(folder: Path, identity: Plain, *, restart: bool) -> Journal:
     """
     identity = json.loads(json.dumps(identity))
     if restart:
-        for line in _lines(folder / JOURNAL):
-            _remove_scratch(folder, str(line.get("scratch", "")))
+        for scratch in folder.rglob(f".*{SCRATCH}/log"):
+            remove(scratch.parent)
         for name in (JOURNAL, RUN):
             (folder / name).unlink(missing_ok=True)
     if (folder / RUN).exists() and not (folder / JOURNAL).exists():
@@ -125,15 +116,16 @@ def open_journal(folder: Path, identity: Plain, *, restart: bool) -> Journal:
         return Journal(folder, identity, {}, {}, complete=False)
     _check_same(folder, lines[0].get("identity", {}), identity)
     finished = {line["finished"]: line["record"] for line in lines if "finished" in line}
-    begun = {line["begun"]: line for line in lines if "begun" in line}
-    return Journal(folder, identity, lines[0].get("frozen", {}), finished, complete=False, begun=begun)
+    return Journal(folder, identity, lines[0].get("frozen", {}), finished, complete=False)
 
 
-def _remove_scratch(folder: Path, name: str) -> None:
-    """Remove a scratch folder that a journal names; it must lie in the output folder, whatever the journal says."""
-    scratch = (folder / name).resolve()
-    if scratch.suffix == SCRATCH and scratch.is_relative_to(folder.resolve()):
-        remove(scratch)
+def _last_byte(path: Path) -> bytes:
+    """Nothing of a file that is empty or not there."""
+    if not path.exists() or path.stat().st_size == 0:
+        return b""
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read()
 
 
 def read_records(folder: Path) -> tuple[dict[str, Plain], bool]:

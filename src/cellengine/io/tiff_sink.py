@@ -56,7 +56,7 @@ class TiffSink(BaseSink):
     ) -> None:
         self.path, self.shape, self.axes, self.voxel_size_um = path, shape, axes, voxel_size_um
         self.dtype = dtype.newbyteorder("<")
-        self.chunks = (1,) * (len(shape) - 2) + shape[-2:]
+        self.chunks = (*(1,) * (len(shape) - 2), self._rows, shape[-1])
         self._partial, self._scratch_path = partial_name(path), partial_name(path, "scratch")
         self._scratch: Scratch | None = None
         self._lock = Lock()
