@@ -15,14 +15,14 @@ from typing import Any
 
 from cellengine.engine.backends import open_session
 from cellengine.engine.backends.hardware import cpu_count, cpu_name
-from cellengine.engine.checkpoint import holds_checkpoint, scratch_folder
+from cellengine.engine.checkpoint import check_input, holds_checkpoint, scratch_folder
 from cellengine.engine.classify import check_classifier
 from cellengine.engine.crops import classify_into
 from cellengine.engine.environment import peak_memory_bytes, versions
 from cellengine.engine.flow import Stop, stop_on_signals
 from cellengine.engine.forecast import Forecast, check_disk, forecast, network_speed
 from cellengine.engine.infer import infer_source
-from cellengine.engine.journal import Journal, differences, hold_output, open_journal
+from cellengine.engine.journal import Journal, hold_output, open_journal
 from cellengine.engine.model_file import ModelFile, read_model_file, resolve_model
 from cellengine.engine.options import InferOptions
 from cellengine.engine.outputs import checksum, fingerprint, write_class_map, write_outputs
@@ -102,9 +102,6 @@ def infer_files(
     check_tile(file.spec, options)
     with hold_output(output), stop_on_signals() as stop, ExitStack() as opened:
         memory = opened.enter_context(MemoryTrace())
-        if restart:
-            for job in jobs:
-                remove(scratch_folder(output / job.stem))
         journal = open_journal(output, _identity(jobs, file, second, options, device), restart=restart)
         _check_unchanged(jobs, journal)
         if journal.complete:
@@ -198,12 +195,8 @@ def _check_unchanged(jobs: Sequence[Job], journal: Journal) -> None:
                 f"{journal.folder} holds another run ({job.name} has changed since it was labelled): "
                 "add --restart to replace it, or choose another -o."
             )
-        begun = journal.begun.get(job.name, {}).get("input", job.fingerprint)
-        if begun != job.fingerprint and scratch_folder(journal.folder / job.stem).exists():
-            raise UsageError(
-                f"{journal.folder} holds an unfinished run of another {job.name} "
-                f"({differences(begun, job.fingerprint)}): add --restart to replace it, or choose another -o."
-            )
+        if journal.frozen and job.name not in journal.finished:
+            check_input(scratch_folder(journal.folder / job.stem), job.name, job.fingerprint)
 
 
 def _run_all(
@@ -224,7 +217,6 @@ def _run_all(
             remove(scratch)  # of a run that was killed between the record and this
             continue
         stop.check()
-        journal.begin(job.name, job.fingerprint, scratch)
         told = _numbered(progress, number, len(jobs))
         try:
             how: Plain = {"then": then, "run": run, "voxels_per_s": speed}
