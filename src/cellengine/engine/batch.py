@@ -18,10 +18,11 @@ from cellengine.engine.backends.hardware import cpu_count, cpu_name
 from cellengine.engine.checkpoint import check_input, holds_checkpoint, scratch_folder
 from cellengine.engine.classify import check_classifier
 from cellengine.engine.crops import classify_into
+from cellengine.engine.detect_stream import stream_detected
 from cellengine.engine.environment import peak_memory_bytes, versions
 from cellengine.engine.flow import Stop, stop_on_signals
 from cellengine.engine.forecast import Forecast, check_disk, forecast, network_speed
-from cellengine.engine.infer import infer_source
+from cellengine.engine.infer import fits_memory, infer_source
 from cellengine.engine.journal import Journal, hold_output, open_journal
 from cellengine.engine.model_file import ModelFile, read_model_file, resolve_model
 from cellengine.engine.options import InferOptions
@@ -37,7 +38,7 @@ from cellengine.errors import InputError, PartialFailure, UsageError
 from cellengine.io import ImageSource, InputFile, find_inputs, open_source, output_stems, write_table
 from cellengine.io.opening import DEFAULT_CACHE_BYTES
 from cellengine.io.sink import remove
-from cellengine.spec import ArgMax, ClassOf
+from cellengine.spec import ArgMax, ClassOf, Detections
 
 Plain = dict[str, Any]
 
@@ -283,6 +284,8 @@ def label_file(
         stem, is_zarr = output / job.stem, job.path.is_dir()
         if isinstance(session.spec.decoder, ArgMax):
             found, written = write_class_map(stem, source, session, options, stop, progress, is_zarr=is_zarr)
+        elif isinstance(session.spec.decoder, Detections) and not fits_memory(source, session, options):
+            found, written = stream_detected(source, session, options, stop, progress, stem, is_zarr=is_zarr, then=then)
         elif _in_blocks(source, session, options, stem, identity := _name_of(run, session, options), voxels_per_s):
             how: Plain = {"is_zarr": is_zarr, "run": identity, "fingerprint": job.fingerprint, "then": then}
             found, written = stream_source(source, session, options, stop, progress, stem, **how)

@@ -163,11 +163,19 @@ def _predict(
     return predict(scene, session, plan, intensities.scale, stop, progress.advance)
 
 
+def fits_memory(source: ImageSource, session: Session, options: InferOptions) -> bool:
+    """Whether `infer_source` may be used: otherwise labels go to the outputs piece by piece."""
+    pictures = scenes(source, session.spec, options)
+    plans = [plan_picture(scene.seen.shape, session, options) for scene in pictures]
+    return memory_needed(source, pictures, plans, session) <= ram_limit(options)
+
+
 def memory_needed(source: ImageSource, pictures: Sequence[Scene], plans: Sequence[Plan], session: Session) -> int:
     """Bytes that labelling whole pictures takes: labels of all of them, and the work on two."""
     voxels = max(prod(scene.shape) for scene in pictures)
     channels = source.shape[source.axes.index("C")] if "C" in source.axes else 1
-    outputs = sum(output.channels for output in session.spec.outputs)
+    detects = isinstance(session.spec.decoder, Detections)  # a list of objects takes the place of maps
+    outputs = 0 if detects else sum(output.channels for output in session.spec.outputs)
     # scores as 16-bit numbers for two pictures; labels, raw values and float scores of the one being labelled
     work = prod(plans[0].shape) * (2 * 2 * outputs + 4 * outputs + 8) + voxels * (4 + channels * source.dtype.itemsize)
     if not pictures[0].grid.same:

@@ -33,6 +33,11 @@ def measure_picture(labels: Array, scene: Scene, scores: Scores, spec: ModelSpec
 def measure_detected(labels: Array, listed: Detected, scene: Scene, spec: ModelSpec) -> Table:
     """As `measure_picture`, for objects that a detector found: object i of `listed` is label i + 1."""
     found = measure_objects(labels, scene.read_all_channels(Region.whole(scene.shape)))
+    return detected_columns(found, listed, scene, spec)
+
+
+def detected_columns(found: ObjectTable, listed: Detected, scene: Scene, spec: ModelSpec) -> Table:
+    """The columns of detected objects that were measured: scores and classes are the detector's."""
     own = listed[found.label.astype(np.int64) - 1]
     table = object_columns(found, own.scores, scene, spec)
     if len(spec.classes) > 1:
