@@ -34,6 +34,7 @@ def export_checkpoint(
     verify_on: str | None,
     echo: Callable[[str], None],
     calibrate: str | None = None,
+    svd_rank: int | None = None,
 ) -> ModelSpec:
     """Export `checkpoint` (a best.pt) to `output`; see `export_model`.
 
@@ -52,7 +53,7 @@ def export_checkpoint(
         raise ModelError(f"{checkpoint}: its weights do not fit its network; train the model again.") from error
     reading = Reading.of_run(state)
     pictures, calibration = _pictures(verify_on or state["data"], calibrate, precisions, spec, reading)
-    return export_model(module, spec, output, pictures, precisions, echo, calibration)
+    return export_model(module, spec, output, pictures, precisions, echo, calibration, svd_rank)
 
 
 def export_file(

@@ -87,10 +87,13 @@ def with_metadata(
 
 
 def _name_sides(proto: onnx.ModelProto, sides: dict[int, str]) -> None:
-    """Give every output the same names for batch and sides as the input, where the exporter left expressions."""
+    """Give every output the same names for batch and sides as the input, where the exporter left expressions.
+
+    Sides of fixed length, such as those of a detector's masks, stay as they are.
+    """
     for value in (*proto.graph.input, *proto.graph.output):
         dims = value.type.tensor_type.shape.dim
         for axis, name in {0: "batch", **sides}.items():
-            if axis < len(dims):
+            if axis < len(dims) and not dims[axis].HasField("dim_value"):
                 dims[axis].dim_param = name
     del proto.graph.value_info[:]

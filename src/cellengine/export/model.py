@@ -18,10 +18,12 @@ from cellengine.engine.model_file import ModelFile, read_model_file
 from cellengine.engine.scale import measure_scale
 from cellengine.engine.session import Session
 from cellengine.errors import ModelError
+from cellengine.export.detection import in_form, make_gridsample, truncated
 from cellengine.export.graph import to_onnx, with_metadata
 from cellengine.export.halo import measure_halo
 from cellengine.export.precision import Check, make_forms, verify_roads
 from cellengine.export.verify import Annotated, answer, verify
+from cellengine.models.detection import MaskRCNN
 from cellengine.models.session import TorchSession
 from cellengine.ops.normalize import normalize_into
 from cellengine.spec import ModelSpec, Parity
@@ -38,15 +40,19 @@ def export_model(
     precisions: Sequence[str],
     echo: Echo,
     calibration: Sequence[Array] | None = None,
+    svd_rank: int | None = None,
 ) -> ModelSpec:
     """Write `path`, one ONNX file, and its forms for fp16 and int8 beside it; return the spec.
 
     The halo is measured and every precision verified on `pictures`; int8 is calibrated on `calibration`, raw pictures
-    (C, *spatial), by default the same. Raises ModelError when fp32 fails anywhere or a precision asked for fails
-    everywhere; then no file is left behind.
+    (C, *spatial), by default the same. A detector is written with the operator RoiAlign, and beside it without, for
+    TensorRT; `svd_rank` truncates the large layers of its box head, and the table says what that costs.
+
+    Raises ModelError when fp32 fails anywhere or a precision asked for fails everywhere; then no file is left behind.
     """
     module = module.eval()
-    if spec.task != "classification":  # a crop has no surrounding
+    written_module = truncated(module, svd_rank)
+    if spec.task not in ("classification", "detection"):  # a crop has no surrounding, an object decides on its own
         with TorchSession(module, spec) as reference:
             scaled = (_scaled(p.image, spec) for p in pictures[:12])
             halo, change = measure_halo(reference, scaled, spec.receptive_field)
@@ -55,11 +61,13 @@ def export_model(
     spec = replace(spec, versions={**versions(), "machine": platform.machine()})
     partial = path.with_name(f".{path.name}.partial.onnx")
     path.parent.mkdir(parents=True, exist_ok=True)
+    forms: dict[Path, Path] = {}
     try:
-        with TorchSession(module, spec) as reference:
+        with TorchSession(written_module, spec) as written_session:
             tile = golden_tile(spec.divisor)
-            golden = make_golden(reference.run(golden_input(len(spec.channels), tile)), len(spec.channels), tile)
-            proto = to_onnx(module, spec)
+            golden = make_golden(written_session.run(golden_input(len(spec.channels), tile)), len(spec.channels), tile)
+        with TorchSession(module, spec) as reference:
+            proto = to_onnx(in_form(written_module, "roialign"), spec)
             partial.write_bytes(with_metadata(proto, spec, golden))
             check = _checker(reference, pictures, echo)
             own = [p for p in precisions if p not in OWN_FILE]
@@ -69,11 +77,14 @@ def export_model(
             partial.write_bytes(with_metadata(proto, spec, golden))
             raw = calibration if calibration is not None else [p.image for p in pictures]
             scaled = (_scaled(image, spec) for image in raw)
-            forms = make_forms(read_model_file(partial), path, precisions, scaled, check, echo)
+            if isinstance(written_module, MaskRCNN):
+                forms |= make_gridsample(written_module, read_model_file(partial), path, check, echo)
+            forms |= make_forms(read_model_file(partial), path, precisions, scaled, check, echo)
         for written, final in {partial: path, **forms}.items():
             written.replace(final)
     finally:
-        partial.unlink(missing_ok=True)
+        for written in (partial, *forms):
+            written.unlink(missing_ok=True)
     return spec
 
 

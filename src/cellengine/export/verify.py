@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from cellengine.engine.classify import classify, cut_crop
+from cellengine.engine.detect import detect
 from cellengine.engine.flow import Stop
 from cellengine.engine.infer import infer_array
 from cellengine.engine.options import InferOptions
@@ -19,6 +20,7 @@ from cellengine.engine.scene import scenes
 from cellengine.engine.session import Session
 from cellengine.io import MemorySource
 from cellengine.metrics import InstanceScores, evaluate_instances, evaluate_semantic, mean_over_pictures, pool
+from cellengine.ops.detected import Detected
 from cellengine.spec import Parity
 
 Array = np.ndarray[Any, Any]
@@ -137,13 +139,27 @@ def _options(picture: Annotated) -> InferOptions:
 
 
 def _largest_difference(reference: Session, candidate: Session, pictures: Sequence[Annotated]) -> float:
-    """Largest absolute difference of any output value over some pictures."""
+    """Largest absolute difference of any output value over some pictures; of scores of objects for detectors."""
     largest = 0
+    differences = [0.0]
     for picture in pictures:
         options = _options(picture)
         scene = scenes(_source(picture, reference), reference.spec, options)[0]
         plan = plan_picture(scene.shape, reference, options)
         scale = measure_scene(scene, reference.spec.normalize).scale
+        if reference.spec.task == "detection":
+            found = [detect(scene, s, plan, scale, Stop(), lambda tiles: None) for s in (reference, candidate)]
+            differences.append(_score_difference(*found))
+            continue
         a, b = (predict(scene, s, plan, scale, Stop(), lambda tiles: None) for s in (reference, candidate))
         largest = max(largest, *(int(np.abs(a[k].astype(np.int32) - b[k].astype(np.int32)).max()) for k in a))
-    return largest / SCORE_STEPS
+    return max(largest / SCORE_STEPS, *differences)
+
+
+def _score_difference(a: Detected, b: Detected) -> float:
+    """Largest difference of the scores of objects that both found: those whose boxes agree."""
+    low, high = (edge(a.boxes[:, None], b.boxes[None]) for edge in (np.maximum, np.minimum))
+    both = (high[..., 2:] - low[..., :2]).clip(0).prod(axis=-1)
+    areas = [(found.boxes[:, 2:] - found.boxes[:, :2]).prod(axis=1) for found in (a, b)]
+    same = both >= SAME_OBJECT_IOU * (areas[0][:, None] + areas[1][None] - both)
+    return float(np.abs(a.scores[:, None] - b.scores[None])[same].max(initial=0.0))
