@@ -190,3 +190,19 @@ def test_a_flat_picture_for_a_volume_network_is_refused(tmp_path: Path) -> None:
     config = load_config("cells3d-mini", [*SHORT, f"data.path={str(tmp_path / 'list.csv')!r}", "data.axes=''"])
     with pytest.raises(InputError, match="2 dimensions, the model takes 3"):
         read_pictures(config)
+
+
+def test_voxels_of_another_size_are_named(tmp_path: Path) -> None:
+    for i, spacing in enumerate((1.75, 3.0)):
+        tifffile.imwrite(
+            tmp_path / f"{i}.ome.tif",
+            np.full((8, 16, 16), i, np.uint8),
+            metadata={"axes": "ZYX", "PhysicalSizeZ": spacing, "PhysicalSizeY": 0.8, "PhysicalSizeX": 0.8},
+        )
+    rows = "\n".join(f"{i}.ome.tif,{i}.ome.tif,{split},embryo" for i, split in ((0, "train"), (1, "val")))
+    (tmp_path / "list.csv").write_text(f"image,label,split,subset\n{rows}\n")
+    config = load_config("nuclei3d", [*SHORT, f"data.path={str(tmp_path / 'list.csv')!r}"])
+    with pytest.raises(
+        InputError, match=r"1\.ome\.tif: its voxels and those of voxel_size_um are 3 x 0\.8 x 0\.8 and 1\.75"
+    ):
+        read_pictures(config)

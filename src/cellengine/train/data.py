@@ -11,7 +11,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from cellengine.errors import InputError, UsageError
-from cellengine.io.annotated import Item, Picture, draw_split, list_annotated, read_annotated
+from cellengine.io.annotated import Item, Picture, draw_split, list_annotated, open_image, read_annotated
 from cellengine.io.boxes import Boxed, is_box_list, list_boxed, read_boxed
 from cellengine.io.crops import window
 from cellengine.train.augment import augment, build_augmentation, margin_px
@@ -21,6 +21,9 @@ from cellengine.train.recipe import Batch
 
 Array = np.ndarray[Any, Any]
 Listed = Item | Boxed
+
+VOXEL_TOLERANCE = 0.05
+"""pictures whose voxels differ by less train together"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +86,29 @@ def list_pictures(config: TrainConfig) -> dict[str, list[Listed]]:
                 axes=data.axes or None,
             )
         )
+        _check_voxels([entry for entry in listed if isinstance(entry, Item)], config)
     items = [item_of(entry) for entry in listed]
     splits = [item.split for item in items]
     if data.folds:
         parts = draw_split([i.group for i in items], {str(k): 1 / data.folds for k in range(data.folds)}, config.seed)
         splits = ["val" if part == str(data.fold) else "train" for part in parts]
     return {s: [entry for entry, split in zip(listed, splits, strict=True) if split == s] for s in ("train", "val")}
+
+
+def _check_voxels(items: Sequence[Item], config: TrainConfig) -> None:
+    """Raise InputError for the first picture whose voxels are known to be of another size than the model's."""
+    wanted = config.voxel_size_um
+    if wanted is None:
+        return
+    for item in items:
+        with open_image(item) as source:
+            found = source.voxel_size_um
+        if found is not None and not np.allclose(found, wanted, rtol=VOXEL_TOLERANCE):
+            sizes = " and ".join(" x ".join(f"{side:g}" for side in sides) for sides in (found, wanted))
+            raise InputError(
+                f"{item.image}: its voxels and those of voxel_size_um are {sizes} um; "
+                "`cellengine prepare volumes --voxel-size` resamples pictures to one size."
+            )
 
 
 def item_of(listed: Listed) -> Item:
