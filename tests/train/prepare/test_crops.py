@@ -47,6 +47,13 @@ def test_crops_of_boxes_are_those_of_training(tmp_path: Path) -> None:
         assert [(a.label, a.split) for a in stored] == [(b.label, b.split) for b in direct]
         for a, b in zip(stored, direct, strict=True):
             np.testing.assert_array_equal(a.image, b.image)
+    rows_16 = read_list(tmp_path / "out" / "list_16.csv")
+    answers = [f"{row['image']},{'live' if i else 'dead'}" for i, row in enumerate(rows_16)]
+    write_table(tmp_path / "classes.csv", "file,class", *answers)
+    truth = str(tmp_path / "out" / "list_16.csv")
+    scores = CliRunner().invoke(group, ["evaluate", str(tmp_path / "classes.csv"), truth, "--task", "classes"])
+    assert scores.exit_code == 0, scores.output
+    assert "0.375" in scores.output  # three of the eight are right
     image = iio.imread(tmp_path / "f0.png")
     crop = iio.imread(tmp_path / "out" / read_list(tmp_path / "out" / "list_16.csv")[1]["image"])
     padded = np.pad(image, 20, mode="reflect")

@@ -162,5 +162,9 @@ def test_the_command_on_real_pictures(data: Path, tmp_path: Path) -> None:
     for row in small + stained:
         truth = iio.imread(data / "dsb2018" / row["label"])
         np.testing.assert_array_equal(tifffile.imread(tmp_path / "out" / "labels" / f"{row['id']}.tif"), truth)
+    evaluation = ["evaluate", str(tmp_path / "out" / "labels"), str(tmp_path / "out" / "list.csv"), "--by", "kind"]
+    scores = CliRunner().invoke(group, evaluation)
+    assert scores.exit_code == 0, scores.output
+    assert "stained" in scores.output
     again = CliRunner().invoke(group, arguments)
     assert "is complete; nothing to do" in again.output

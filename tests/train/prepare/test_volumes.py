@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from functools import partial
 from math import ceil, sqrt
 from pathlib import Path
 
@@ -18,9 +20,11 @@ from scipy import ndimage
 from skimage.segmentation import find_boundaries
 
 from cellengine.cli import group
+from cellengine.engine.run import Progress
 from cellengine.errors import InputError, UsageError
 from cellengine.io.annotated import list_annotated, read_annotated
 from cellengine.train.prepare import convert as convert_module
+from cellengine.train.prepare.frame import Control
 from cellengine.train.prepare.narrow import Range
 from cellengine.train.prepare.volumes import VolumeOptions, prepare_volumes
 from tests.train.prepare.helpers import problems, read_list, read_report
@@ -132,6 +136,32 @@ def test_everything_at_once_equals_the_same_on_the_whole(
     kept = len(np.unique(found["label"])) - 1
     assert (row["cells"], row["cells_after"]) == (cells, kept)
     assert row["pieces"] == ndimage.label(found["label"] > 0, np.ones((3, 3, 3)))[1]
+
+
+def test_memory_does_not_grow_with_the_volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("BLOCK", (8, 16, 16)), ("READ_VOXELS", 40_000), ("SCAN_VOXELS", 20_000)):
+        monkeypatch.setattr(convert_module, name, value)
+    raw, labels = make_volume(3)
+    options = VolumeOptions(axes="ZYX", factor=(1, 2, 2), boundary_px=2)
+    write_hdf5(tmp_path / "in1" / "a.h5", raw, labels)
+    prepare_volumes(tmp_path / "in1", tmp_path / "out1", options)  # compiles and loads what is needed
+    peaks = []
+    for times in (2, 6):
+        write_hdf5(tmp_path / f"in{times}" / "a.h5", np.tile(raw, (times, 3, 2)), np.tile(labels, (times, 3, 2)))
+        planned: list[int] = []
+        done: list[int] = []
+        tracemalloc.start()
+        control = Control(progress=Progress(partial(_second, planned), done.append))
+        prepare_volumes(tmp_path / f"in{times}", tmp_path / f"out{times}", options, control=control)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert sum(done) == sum(planned) > 20
+    assert peaks[1] < 1.3 * peaks[0]
+    assert peaks[1] < 6 * 3 * 2 * raw.size * 8 / 2
+
+
+def _second(into: list[int], name: str, steps: int) -> None:
+    into.append(steps)
 
 
 def test_cells_that_vanish_are_named(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def command(
         image_dataset=image_dataset,
         label_dataset=label_dataset,
     )
-    with control(restart, "volumes") as run:
+    with control(restart, "blocks") as run:
         finished = prepare_volumes(source, output, options, control=run)
     tell(finished, output)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import product
 from math import ceil, prod
@@ -95,19 +95,24 @@ class Facts:
     """connected pieces after the gap (26 neighbours); None where nothing was parted or the volume is too large"""
 
 
-def convert(pair: Pair, output: Path, how: Conversion) -> Facts:
+def count_blocks(shape: tuple[int, ...], how: Conversion) -> int:
+    """How many blocks `convert` reads and writes for a volume of `shape`."""
+    return 2 * sum(1 for _ in _slabs(shape)) + sum(1 for _ in _blocks(how.padded_shape, BLOCK))
+
+
+def convert(pair: Pair, output: Path, how: Conversion, tick: Callable[[int], None] = lambda blocks: None) -> Facts:
     """Write `raw`, `label` and, where asked for, `boundary` of a pair into the HDF5 file `output`.
 
     The volume gets the smallest type that holds its values without loss, is resampled by a spline of order 3 and, if of
     whole numbers, rounded; labels are resampled by nearest neighbour, then parted. `boundary` is made of the labels
-    before they are parted: uint8, 255 for 1. Raises InputError for NaN, for negative or fractional labels, and for
-    damaged files.
+    before they are parted: uint8, 255 for 1. `tick` hears of every block that is done. Raises InputError for NaN, for
+    negative or fractional labels, and for damaged files.
     """
     with pair.open_image() as image, pair.open_labels() as labels:
-        values = _range_of(image)
+        values = _range_of(image, tick)
         if values.not_finite:
             raise InputError(f"{values.not_finite} voxels are not finite (NaN or infinity)")
-        before = _labels_of(labels)
+        before = _labels_of(labels, tick)
         stored = values.dtype
         kind = np.uint16 if before.highest < 2**16 else np.uint32
         resampled, parted = _Seen(), _Seen()
@@ -124,6 +129,7 @@ def convert(pair: Pair, output: Path, how: Conversion) -> Facts:
                     if boundary is not None:
                         file.write("boundary", inside, boundary)
                 file.write("raw", block, raw)
+                tick(1)
         kept = parted.numbers
         return Facts(
             shape=how.padded_shape,
@@ -162,14 +168,15 @@ def _create(file: Hdf5Writer, stored: np.dtype[Any], kind: Any, how: Conversion)
         file.create("boundary", np.uint8, meaning=f"boundary, {FULL} is 1")
 
 
-def _range_of(image: ImageSource) -> Range:
+def _range_of(image: ImageSource, tick: Callable[[int], None]) -> Range:
     values = Range()
     for block in _slabs(image.shape):
         values.add(image.read(block))
+        tick(1)
     return values
 
 
-def _labels_of(labels: ImageSource) -> _Seen:
+def _labels_of(labels: ImageSource, tick: Callable[[int], None]) -> _Seen:
     """The numbers of the cells. Raises InputError for values that are no labels."""
     seen, values = _Seen(), Range()
     for block in _slabs(labels.shape):
@@ -179,6 +186,7 @@ def _labels_of(labels: ImageSource) -> _Seen:
             found = "fractions" if not values.whole else f"values from {values.lowest} to {values.highest}"
             raise InputError(f"the labels hold {found}; expected whole numbers from 0, one a cell")
         seen.add(part.astype(np.uint32))
+        tick(1)
     return seen
 
 

@@ -49,6 +49,8 @@ class Job:
     """files whose size and time tell whether an item that is finished is still the same"""
     work: Callable[[], Outcome]
     """may be called in any thread; InputError leaves the item out"""
+    steps: int = 1
+    """of progress; the job tells of all but the last itself"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +128,8 @@ def run_jobs(
         prints = {job.name: [fingerprint(path) for path in job.inputs] for job in found.jobs}
         outcomes = {job.name: _finished(journal.finished.get(job.name), prints[job.name], output) for job in found.jobs}
         todo = [job for job in found.jobs if outcomes[job.name] is None]
-        control.progress.begin(str(identity.get("command", "prepare")), len(found.jobs))
-        control.progress.advance(len(found.jobs) - len(todo))
+        control.progress.begin(str(identity.get("command", "prepare")), sum(job.steps for job in found.jobs))
+        control.progress.advance(sum(job.steps for job in found.jobs) - sum(job.steps for job in todo))
         with stop_on_signals() as stop:
             results = overlap(_attempt, todo, threads or min(4, worker_count()), stop)
             for job, outcome in zip(todo, results, strict=True):

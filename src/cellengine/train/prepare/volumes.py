@@ -5,7 +5,7 @@ Report B did this by hand: `f8` to small integers, shrinking by a spline, paddin
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from cellengine.geometry import Region
 from cellengine.io import ImageSource, open_source
 from cellengine.io.annotated import draw_split
 from cellengine.io.lists import Reference, read_pairs
-from cellengine.train.prepare.convert import Conversion, Facts, Pair, convert
+from cellengine.train.prepare.convert import Conversion, Facts, Pair, convert, count_blocks
 from cellengine.train.prepare.frame import KEPT, Control, Defect, Finished, Found, Job, Outcome, run_jobs, unique_names
 from cellengine.train.prepare.pictures import SplitOptions
 from cellengine.train.prepare.report import OVERVIEW, DataReport, count_by, summary_lines, write_list, write_report
@@ -60,6 +60,7 @@ class Seen:
 
     name: str
     pair: Pair
+    shape: tuple[int, ...]
     new_shape: tuple[int, ...]
     voxel_size_um: tuple[float, ...] | None
     """of the new voxels"""
@@ -80,10 +81,12 @@ def prepare_volumes(
     hold both. Raises UsageError for options that do not fit, InputError when no pair is usable.
     """
     seen, defects = look_at(source, options)
-    jobs = [
-        Job(one.name, one.pair.files, partial(prepare_volume, one, _padded(one, seen, options), output, options))
-        for one in seen
-    ]
+    control = control or Control()
+    jobs = []
+    for one in seen:
+        how = _conversion(one, _padded(one, seen, options), options)
+        work = partial(prepare_volume, one, how, output, control.progress.advance)
+        jobs.append(Job(one.name, one.pair.files, work, count_blocks(one.shape, how) + 1))
     identity = {"command": "prepare volumes", "source": str(source.resolve()), **asdict(options)}
     found = Found(tuple(jobs), tuple(defects))
     done = partial(_summarise, output, options, identity, {one.name: one for one in seen})
@@ -113,19 +116,22 @@ def look_at(source: Path, options: VolumeOptions) -> tuple[list[Seen], list[Defe
     return seen, defects
 
 
-def prepare_volume(seen: Seen, shape: tuple[int, ...], output: Path, options: VolumeOptions) -> Outcome:
+def prepare_volume(seen: Seen, how: Conversion, output: Path, tick: Callable[[int], None]) -> Outcome:
     """Write one volume; see `convert`."""
     file = f"volumes/{seen.name}.h5"
-    conversion = Conversion(
+    facts = convert(seen.pair, output / file, how, tick)
+    return Outcome((file,), asdict(facts), tuple(_content_defects(seen.name, facts)))
+
+
+def _conversion(seen: Seen, padded: tuple[int, ...], options: VolumeOptions) -> Conversion:
+    return Conversion(
         new_shape=seen.new_shape,
-        padded_shape=shape,
+        padded_shape=padded,
         voxel_size_um=seen.voxel_size_um,
         gap=options.gap,
         boundary_px=options.boundary_px,
         boundary_blur_px=options.boundary_blur_px,
     )
-    facts = convert(seen.pair, output / file, conversion)
-    return Outcome((file,), asdict(facts), tuple(_content_defects(seen.name, facts)))
 
 
 def _content_defects(name: str, facts: Facts) -> list[Defect]:
@@ -182,7 +188,7 @@ def _look(name: str, pair: Pair, values: Mapping[str, str], options: VolumeOptio
         new_shape = tuple(max(1, round(n / f)) for n, f in zip(image.shape, factor, strict=True))
         size = image.voxel_size_um or labels.voxel_size_um
         new_size = tuple(s * n / m for s, n, m in zip(size, image.shape, new_shape, strict=True)) if size else None
-    return Seen(name, pair, new_shape, new_size, values.get("split") or None, values.get("group") or name)
+    return Seen(name, pair, image.shape, new_shape, new_size, values.get("split") or None, values.get("group") or name)
 
 
 def _factor(image: ImageSource, options: VolumeOptions) -> tuple[float, ...]:
