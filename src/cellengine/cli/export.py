@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from cellengine.engine.backends import OWN_FILE, PRECISIONS
-from cellengine.engine.model_file import form_path
-from cellengine.errors import ModelError, UsageError, missing_package
+from cellengine.engine.backends import BACKENDS, OWN_FILE, PRECISIONS
+from cellengine.engine.model_file import form_path, read_model_file
+from cellengine.errors import DeviceError, ModelError, UsageError, missing_package
 
 
 @click.command()
@@ -37,26 +37,74 @@ from cellengine.errors import ModelError, UsageError, missing_package
     metavar="IMAGES",
     help="Pictures that the ranges of int8 are measured on; default: those the run was trained on.",
 )
-def command(run: Path, output: Path, precision: str, verify_on: str | None, calibrate: str | None) -> None:
+@click.option(
+    "--svd-rank",
+    type=click.IntRange(min=1),
+    metavar="K",
+    help="Detectors: replace the large layers of the box head by truncated ones of this rank.",
+)
+@click.option(
+    "--bioimageio",
+    type=click.Path(path_type=Path),
+    metavar="FILE.zip",
+    help="Also write a package for Fiji, ilastik, QuPath and napari.",
+)
+@click.option(
+    "--tensorrt", is_flag=True, help="Also build the engines for this machine's GPU, so that infer finds them."
+)
+def command(
+    run: Path,
+    output: Path,
+    precision: str,
+    verify_on: str | None,
+    calibrate: str | None,
+    svd_rank: int | None,
+    bioimageio: Path | None,
+    tensorrt: bool,
+) -> None:
     """Write the model of a training run as one ONNX file, verified on real pictures.
 
     The file holds graph, weights, spec and a golden test. Every precision must find the same objects as fp32 PyTorch;
     otherwise no file is written. Given a MODEL that is exported already, its forms for fp16 and int8 are made.
     """
     try:
+        from cellengine.export.bioimageio import write_package
         from cellengine.export.checkpoint import export_checkpoint, export_file
     except ModuleNotFoundError as error:
         raise missing_package(error.name or "torch", "Export", 'pip install "cellengine[train]"') from error
     if output.suffix != ".onnx":
         raise UsageError(f"--output {output}: expected a name that ends in .onnx.")
+    if bioimageio is not None and bioimageio.suffix != ".zip":
+        raise UsageError(f"--bioimageio {bioimageio}: expected a name that ends in .zip.")
+    if tensorrt and (problem := BACKENDS["tensorrt"]().why_not("cuda:0", "fp32")):
+        raise DeviceError(f"--tensorrt cannot build here: {problem}.")
     precisions = tuple(dict.fromkeys(["fp32", *precision.split(",")]))
     if unknown := [name for name in precisions if name not in PRECISIONS]:
         raise UsageError(f"Unknown precision {unknown[0]}; known are {', '.join(PRECISIONS)}.")
     checkpoint = run / "best.pt" if run.is_dir() else run
     if not checkpoint.exists():
         raise ModelError(f"{checkpoint} does not exist: give the folder of a training run, a checkpoint, or a model.")
-    export = export_file if checkpoint.suffix == ".onnx" else export_checkpoint
-    spec = export(checkpoint, output, precisions, verify_on, click.echo, calibrate)
+    if checkpoint.suffix == ".onnx":
+        if svd_rank is not None:
+            raise UsageError("--svd-rank works on the weights of a training run: name the run, not the exported model.")
+        spec = export_file(checkpoint, output, precisions, verify_on, click.echo, calibrate)
+    else:
+        spec = export_checkpoint(checkpoint, output, precisions, verify_on, click.echo, calibrate, svd_rank)
     click.echo(f"{output}: {spec.name}, {output.stat().st_size / 1e6:.1f} MB, verified in {', '.join(spec.precisions)}")
-    for path in [form_path(output, name) for name in precisions if name in OWN_FILE]:
+    forms = {name: form_path(output, name) for name in precisions if name in OWN_FILE}
+    for path in forms.values():
         click.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+    if bioimageio is not None:
+        write_package(read_model_file(output), bioimageio)
+        click.echo(f"{bioimageio}: a package for the BioImage Model Zoo and its programs")
+    if tensorrt:
+        _build_engines({"fp32": output, **forms})
+
+
+def _build_engines(files: dict[str, Path]) -> None:
+    """Open each file that TensorRT takes once, which fills the cache."""
+    backend = BACKENDS["tensorrt"]()
+    for precision, path in files.items():
+        if precision in backend.precisions("cuda:0"):
+            backend.open(read_model_file(path), "cuda:0", precision, None).close()
+            click.echo(f"{path}: its TensorRT engine is in the cache")
