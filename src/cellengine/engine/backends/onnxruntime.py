@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import io
-from contextlib import redirect_stdout, suppress
+import threading
+from contextlib import redirect_stdout
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cellengine.engine.backends.hardware import cpu_count, cuda_devices, exact_int8
+from cellengine.engine.backends.hardware import cpu_count, cuda_devices, exact_int8, release_free_memory
 from cellengine.engine.backends.wheels import both_wheels
 from cellengine.engine.model_file import ModelFile
 from cellengine.engine.recycle import Recycler
@@ -101,20 +102,10 @@ class OnnxRuntimeSession:
         self._threads = threads or cpu_count()
         # on a CPU one run at a time has all cores: two took 10 % longer, and twice the memory to touch and to hold
         self._gate = Gate(1 if device == "cpu" else CONCURRENCY)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self._threads
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        options.log_severity_level = 4  # errors are raised; printed as well they would be said twice
-        providers = _providers(device, max_vram)
-        if device != "cpu":
-            _load_cuda()
-        try:
-            session = onnxruntime.InferenceSession(model.content, options, providers=providers)
-        except Exception as error:
-            raise ModelError(f"{model.path}: onnxruntime cannot load it ({_first_line(error)}).") from error
+        self._model, self._max_vram = model, max_vram
+        self._opening = threading.Lock()
+        session = self._load()
         self._session: Any = session
-        _check_placement(session, providers[0][0])
         self._names = [output.name for output in session.get_outputs()]
         self._channels = _map_channels(session, self.spec)
         self._memory = Recycler(len(self._names) * (CONCURRENCY + 1))
@@ -123,37 +114,55 @@ class OnnxRuntimeSession:
         """See `Session.run`."""
         batch = check_batch(batch, self.spec)
         with self._gate.enter():
+            with self._opening:
+                session = self._session
             try:
                 if self._channels is None:
-                    values = self._session.run(self._names, {INPUT_NAME: batch})
+                    values = session.run(self._names, {INPUT_NAME: batch})
                     return {n: np.asarray(v, dtype=np.float32) for n, v in zip(self._names, values, strict=True)}
-                return self._run_bound(batch, self._channels)
+                return self._run_bound(session, batch, self._channels)
             except Exception as error:
                 found = run_error(error, self, batch.shape)
                 if isinstance(found, OutOfMemory):
-                    self._give_back()
+                    session = None
+                    error.with_traceback(None)  # its frames hold the session and the batch's answers
+                    self._reopen()
                 raise found from error
 
-    def _give_back(self) -> None:
-        """Let go of what the run that failed had taken by then: a smaller one needs the room."""
-        options = onnxruntime.RunOptions()
-        place, _, number = self.device.partition(":")
-        arena = "cpu:0" if place == "cpu" else f"gpu:{number or 0}"
-        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", arena)
-        sides = self.spec.tile if self.spec.task == "classification" else self.spec.divisor
-        smallest = np.zeros((1, len(self.spec.channels), *sides), np.float32)
-        with suppress(Exception):  # when even this fails, the next run will say so
-            self._session.run(self._names, {INPUT_NAME: smallest}, options)
-
-    def _run_bound(self, batch: NDArray[np.float32], channels: dict[str, int]) -> Outputs:
+    def _run_bound(self, session: Any, batch: NDArray[np.float32], channels: dict[str, int]) -> Outputs:
         """Run with the outputs written straight to where the caller reads them."""
-        binding = self._session.io_binding()
+        binding = session.io_binding()
         binding.bind_cpu_input(INPUT_NAME, batch)
         outputs = {name: self._memory.empty((len(batch), channels[name], *batch.shape[2:])) for name in self._names}
         for name, values in outputs.items():
             binding.bind_output(name, "cpu", 0, np.float32, values.shape, values.ctypes.data)
-        self._session.run_with_iobinding(binding)
+        session.run_with_iobinding(binding)
         return outputs
+
+    def _load(self) -> Any:
+        """The model loaded into the library, on the provider that was asked for or not at all."""
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        options.log_severity_level = 4  # errors are raised; printed as well they would be said twice
+        providers = _providers(self.device, self._max_vram)
+        if self.device != "cpu":
+            _load_cuda()
+        try:
+            session = onnxruntime.InferenceSession(self._model.content, options, providers=providers)
+        except Exception as error:
+            raise ModelError(f"{self._model.path}: onnxruntime cannot load it ({_first_line(error)}).") from error
+        _check_placement(session, providers[0][0])
+        return session
+
+    def _reopen(self) -> None:
+        """Load the model anew: a run that failed leaves what it had taken in the library's arena, for good."""
+        with self._opening:
+            self._session = None
+            self._memory.clear()
+            release_free_memory()
+            self._session = self._load()
 
     def describe(self) -> dict[str, Any]:
         """See `Session.describe`."""

@@ -11,10 +11,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cellengine.engine.backends.hardware import cpu_count, cpu_name, exact_int8
+from cellengine.engine.backends.hardware import cpu_count, cpu_name, exact_int8, release_free_memory
 from cellengine.engine.model_file import ModelFile
 from cellengine.engine.recycle import Recycler
-from cellengine.engine.session import Gate, Outputs, check_batch, run_error
+from cellengine.engine.session import Gate, OutOfMemory, Outputs, check_batch, run_error
 from cellengine.errors import DeviceError, ModelError, missing_package
 
 try:
@@ -146,7 +146,13 @@ class OpenVinoSession:
             try:
                 return self._for_shape(batch.shape).run(batch)
             except (RuntimeError, MemoryError) as error:
-                raise run_error(error, self, batch.shape) from error
+                found = run_error(error, self, batch.shape)
+                if isinstance(found, OutOfMemory):
+                    error.with_traceback(None)  # its frames hold requests
+                    with self._compiling:
+                        self._compiled.clear()
+                    release_free_memory()
+                raise found from error
 
     def describe(self) -> dict[str, Any]:
         """See `Session.describe`."""
