@@ -21,6 +21,7 @@ from cellengine.engine.infer import infer_source
 from cellengine.engine.options import InferOptions
 from cellengine.engine.scene import scenes
 from cellengine.engine.session import Session
+from cellengine.engine.verify import verify_output
 from cellengine.errors import InputError, PartialFailure, UsageError
 from cellengine.io import MemorySource, read_table
 from cellengine.spec import ClassOf, Normalize
@@ -150,6 +151,8 @@ def test_a_folder_of_crops_of_any_size(models: Path, tmp_path: Path) -> None:
     run = json.loads((tmp_path / "out" / "run.json").read_text())
     assert run["complete"]
     assert set(run["files"]) == set(sizes)
+    verified = verify_output(tmp_path / "out")
+    assert (verified.inputs, verified.outputs, verified.differing) == (4, 1, ())
     assert infer_files(
         [str(folder)], str(models / "levels.onnx"), tmp_path / "out", InferOptions(), HOW
     ).already_complete
