@@ -12,13 +12,12 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
-from cellengine.errors import ModelError, UsageError
+from cellengine.errors import UsageError
 from cellengine.models.detection import MaskRCNN, MaskRCNNConfig
 from cellengine.models.detection.anchors import level_anchors
 from cellengine.models.detection.boxes import clip, decode, encode, overlaps
 from cellengine.models.detection.compress import compress
 from cellengine.models.detection.mask_rcnn import BOX_WEIGHTS
-from cellengine.models.detection.pretrained import load_pretrained
 from cellengine.models.detection.roi_align import RoiAlign
 from cellengine.models.detection.suppression import suppress
 from tests.models.detector import TINY, detector
@@ -299,61 +298,6 @@ def test_parameters_have_torchvisions_names_and_shapes() -> None:
     own = {"pixel_mean", "pixel_std"}
     found = {k: tuple(v.shape) for k, v in state.items() if k not in own and not k.endswith("num_batches_tracked")}
     assert found == torchvision_names(config)
-
-
-def old_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """As torchvision wrote them before 0.13: the names of the COCO weights that it offers."""
-    renamed = {}
-    for name, value in state.items():
-        if name.startswith("roi_heads.mask_head."):
-            _, _, number, _, kind = name.split(".")
-            name = f"roi_heads.mask_head.mask_fcn{int(number) + 1}.{kind}"
-        elif name.startswith("rpn.head.conv."):
-            name = name.replace(".0.0.", ".")
-        elif "_blocks." in name:
-            name = name.replace(".0.weight", ".weight").replace(".0.bias", ".bias")
-        renamed[name] = value
-    return renamed
-
-
-PLAIN = replace(TINY, pyramid_norm=False)
-
-
-def test_a_checkpoint_of_either_naming_loads_and_answers_the_same() -> None:
-    source = detector(PLAIN, seed=3)
-    state = {k: v for k, v in source.state_dict().items() if not k.startswith("pixel_") and "tracked" not in k}
-    with torch.inference_mode():
-        expected = source(picture())
-        for given_state in (state, {k: v + 1e-5 if k.endswith("var") else v for k, v in old_names(state).items()}):
-            module = detector(PLAIN, seed=4)
-            assert sorted(load_pretrained(module, given_state, "file.pth")) == ["pixel_mean", "pixel_std"]
-            for name, value in module(picture()).items():
-                torch.testing.assert_close(value, expected[name], atol=1e-4, rtol=0)
-
-
-def test_heads_of_other_classes_are_left_out_and_said_so() -> None:
-    source, module = detector(replace(PLAIN, classes=4)), detector(PLAIN, seed=4)
-    kept = load_pretrained(module, source.state_dict(), "file.pth")
-    own = {name.rpartition(".")[0] for name in kept if not name.startswith("pixel_")}
-    assert own == {
-        "roi_heads.box_predictor.cls_score",
-        "roi_heads.box_predictor.bbox_pred",
-        "roi_heads.mask_predictor.mask_fcn_logits",
-    }
-    assert torch.equal(module.roi_heads.box_head.fc6.weight, source.roi_heads.box_head.fc6.weight)
-
-
-def test_a_body_trained_on_imagenet_and_what_does_not_fit() -> None:
-    source, module = detector(PLAIN, seed=3), detector(PLAIN, seed=4)
-    body = {**source.backbone.body.state_dict(), "fc.weight": torch.zeros(10, 32), "fc.bias": torch.zeros(10)}
-    kept = load_pretrained(module, body, "resnet.pth")
-    assert not [name for name in kept if name.startswith("backbone.body.")]
-    assert torch.equal(module.backbone.body.conv1.weight, source.backbone.body.conv1.weight)
-    wider = detector(replace(PLAIN, width=8)).state_dict()
-    with pytest.raises(ModelError, match=r"file\.pth: .* another network \(.* expected"):
-        load_pretrained(module, wider, "file.pth")
-    with pytest.raises(ModelError, match="is missing"):
-        load_pretrained(module, dict(list(body.items())[:-9]), "file.pth")
 
 
 def test_a_compressed_head_is_the_best_of_its_rank() -> None:

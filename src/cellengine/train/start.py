@@ -10,6 +10,7 @@ from torch import nn
 
 from cellengine.errors import ModelError
 from cellengine.models.checkpoint import load_weights
+from cellengine.models.detection.naming import modern_names
 
 PREFIXES = ("", "module.", "backbone.", "body.", "backbone.body.")
 """what names of parameters may begin with in one network and not in another: a trunk by itself, or inside"""
@@ -22,7 +23,7 @@ def take_weights(model: nn.Module, path: Path, echo: Callable[[str], None]) -> N
     Names may differ by one of PREFIXES, so that a classifier's trunk and a detector's backbone fit each other, and a
     torchvision ResNet fits both. Raises ModelError when nothing fits.
     """
-    given, own = load_weights(path), model.state_dict()
+    given, own = modern_names(load_weights(path)), model.state_dict()
     candidates = [_fitting(own, _renamed(given, prefix, add)) for prefix in PREFIXES for add in (True, False)]
     taken = max(candidates, key=len)
     learned = [name for name in own if not name.endswith("num_batches_tracked")]
