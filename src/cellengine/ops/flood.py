@@ -5,7 +5,9 @@ flooded, its label once it is flooded or seeded, and 0 where the flood may not g
 the labels, so that a visit costs one cache line where separate arrays of relief, mask and labels cost three.
 
 The queue is one array of 4 bytes a voxel (8 beyond 2^32 voxels), cut into one bucket a level by the histogram of the
-levels; voxels below the flood's level join it in a small ring. Every voxel is pushed once: O(voxels + levels).
+levels. Voxels below the flood's level join the bucket in work at its end, and from there go on at the front of the
+array: every voxel is pushed once, so what the buckets before this one do not hold any more leaves them room enough.
+O(voxels + levels).
 """
 
 from __future__ import annotations
@@ -13,11 +15,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llvmlite import ir  # type: ignore[import-untyped]
-from numba import njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba import njit
 from numpy.typing import NDArray
+
+from cellengine.ops.machine import prefetch
 
 FREE = np.uint32(0x80000000)
 """flag of a voxel that waits; the lower 31 bits are its level"""
@@ -26,39 +27,20 @@ LARGEST_LABEL = 0x7FFFFFFF
 _AHEAD = np.uint64(24)  # how many pops ahead memory is asked for; 16 to 32 measured alike
 
 
-@intrinsic
-def _prefetch(_context: Any, array: Any, index: Any) -> Any:
-    """Ask for the cache line of array[index]. Queue order jumps over the image: this halves the time of a flood."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        pointer = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(8).as_pointer())
-        word = ir.IntType(32)
-        function = cgutils.get_or_insert_function(
-            builder.module,
-            ir.FunctionType(ir.VoidType(), [pointer.type, word, word, word]),
-            "llvm.prefetch.p0",
-        )
-        builder.call(function, [pointer, word(1), word(2), word(1)])
-        return context.get_dummy_value()
-
-    return types.void(array, index), generate
-
-
 @njit(nogil=True, cache=True, error_model="numpy")
 def prefetch_around(work: NDArray[np.uint32], voxel: np.uint64, row: np.uint64, plane: np.uint64, flat: bool) -> None:
-    """Ask for what a visit of `voxel` will look at."""
+    """Ask for what a visit of `voxel` looks at. Queue order jumps over the image: this halves the time of a flood."""
     size = np.uint64(work.size)
-    _prefetch(work, voxel)
+    prefetch(work, voxel)
     if voxel >= row:
-        _prefetch(work, voxel - row)
+        prefetch(work, voxel - row)
     if voxel + row < size:
-        _prefetch(work, voxel + row)
+        prefetch(work, voxel + row)
     if not flat:
         if voxel >= plane:
-            _prefetch(work, voxel - plane)
+            prefetch(work, voxel - plane)
         if voxel + plane < size:
-            _prefetch(work, voxel + plane)
+            prefetch(work, voxel + plane)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -78,7 +60,7 @@ def flood(
     """Flood `work` (flat, C order) from `seeds`, lowest level first.
 
     seeds, seed_levels: positions and levels of the seeds, in raster order within each level; labels stand in `work`.
-    starts: first place of each level in `queue`, so that each level has room for all its voxels and seeds.
+    starts: first place of each level in `queue`, so that each level has room for just its voxels and seeds.
     tails, queue: scratch, as long as `starts` and as the number of voxels and seeds; of one dtype with `seeds`.
     """
     one = np.uint64(1)
@@ -93,34 +75,23 @@ def flood(
     for i in range(seeds.size):
         queue[np.uint64(tails[seed_levels[i]])] = seeds[i]
         tails[seed_levels[i]] += one
-    ring = np.empty(1024, queue.dtype)
-    wrap = np.uint64(ring.size - 1)
-    ring_head, ring_tail = np.uint64(0), np.uint64(0)
     for index in range(starts.size):
         level = np.uint32(index)
         head, tail = np.uint64(starts[index]), np.uint64(tails[index])
-        while True:
-            if head < tail:
-                voxel = np.uint64(queue[head])
-                # a place that no voxel took yet holds anything: the bound makes it harmless
-                if head + _AHEAD < room and queue[head + _AHEAD] < size:
-                    prefetch_around(work, np.uint64(queue[head + _AHEAD]), row, plane, flat)
-                head += one
-            elif ring_head != ring_tail:
-                voxel = np.uint64(ring[ring_head & wrap])
-                ring_head += one
-            else:
-                break
-            if ring_tail - ring_head + np.uint64(neighbours) > wrap:
-                wider = np.empty(2 * ring.size, ring.dtype)
-                for j in range(ring_head, ring_tail):
-                    wider[np.uint64(j) & np.uint64(wider.size - 1)] = ring[np.uint64(j) & wrap]
-                ring = wider
-                wrap = np.uint64(ring.size - 1)
+        end = np.uint64(starts[index + 1]) if index + 1 < starts.size else room
+        waiting = tail - head
+        tail = np.uint64(0) if tail == end else tail
+        while waiting > 0:
+            voxel = np.uint64(queue[head])
+            # a place that no voxel took yet holds anything: the bound makes it harmless
+            if head + _AHEAD < room and queue[head + _AHEAD] < size:
+                prefetch_around(work, np.uint64(queue[head + _AHEAD]), row, plane, flat)
+            head = np.uint64(0) if head + one == end else head + one
+            waiting -= one
             label = work[voxel]
             line = voxel // row
             x = voxel - line * row
-            z = line // np.uint64(height)
+            z = np.uint64(0) if flat else line // np.uint64(height)
             y = line - z * np.uint64(height)
             inside = x > 0 and x < last_x and y > 0 and y < last_y and (flat or (z > 0 and z < last_z))
             for i in range(neighbours):
@@ -139,8 +110,9 @@ def flood(
                     queue[place] = other
                     tails[state] = place + one
                 else:
-                    ring[ring_tail & wrap] = other
-                    ring_tail += one
+                    queue[tail] = other
+                    tail = np.uint64(0) if tail + one == end else tail + one
+                    waiting += one
 
 
 _WAITING, _QUEUED, _DONE, _LINE = 0, 1, 2, 3
@@ -170,24 +142,15 @@ def flood_with_lines(
         queue[tails[seed_levels[i]]] = seeds[i]
         tails[seed_levels[i]] += 1
         state[seeds[i]] = _DONE
-    ring = np.empty(1024, queue.dtype)
-    ring_head, ring_tail = 0, 0
     for level in range(starts.size):
         head, tail = np.int64(starts[level]), np.int64(tails[level])
-        while True:
-            if head < tail:
-                voxel = np.int64(queue[head])
-                head += 1
-            elif ring_head != ring_tail:
-                voxel = np.int64(ring[ring_head % ring.size])
-                ring_head += 1
-            else:
-                break
-            if ring_tail - ring_head + len(steps) >= ring.size:
-                wider = np.empty(2 * ring.size, ring.dtype)
-                for j in range(ring_head, ring_tail):
-                    wider[j % wider.size] = ring[j % ring.size]
-                ring = wider
+        end = np.int64(starts[level + 1]) if level + 1 < starts.size else queue.size
+        waiting = tail - head
+        tail = 0 if tail == end else tail
+        while waiting > 0:
+            voxel = np.int64(queue[head])
+            head = 0 if head + 1 == end else head + 1
+            waiting -= 1
             label = work[voxel]
             z, y, x = voxel // (height * width), voxel // width % height, voxel % width
             meets_other = False
@@ -204,8 +167,9 @@ def flood_with_lines(
                         queue[tails[target]] = other
                         tails[target] += 1
                     else:
-                        ring[ring_tail % ring.size] = other
-                        ring_tail += 1
+                        queue[tail] = other
+                        tail = 0 if tail + 1 == end else tail + 1
+                        waiting += 1
                     state[other] = _QUEUED
             # a seed keeps its label, but as part of a line it stops nobody: state tells the two apart
             if state[voxel] == _DONE:

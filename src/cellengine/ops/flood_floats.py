@@ -75,9 +75,7 @@ def flood_floats(
     for i in range(seeds.size):
         queue[tails[seed_bins[i]]] = seeds[i]
         tails[seed_bins[i]] += np.uint32(1)
-    ring = np.empty(1024, np.uint32)
-    wrap = np.uint64(ring.size - 1)
-    ring_head, ring_tail = np.uint64(0), np.uint64(0)
+    room = np.uint64(queue.size)
     heap, heap_voxels, heap_count = np.empty(1024, np.uint64), np.empty(1024, np.uint32), 0
     keys, spare_keys, spare = np.empty(1024, np.uint32), np.empty(1024, np.uint32), np.empty(1024, np.uint32)
     age = np.uint64(0)
@@ -93,38 +91,37 @@ def flood_floats(
             keys[i] = ordered_key(relief[np.uint64(waiting[i])])
         radix_sort(keys[:count], waiting, spare_keys[:count], spare[:count])
         bin_now = np.uint32(index)
+        # the ring lies behind the run, and from the end of the bin goes on at the front of the queue, as in `flood`
+        end = np.uint64(starts[index + 1]) if index + 1 < starts.size else room
+        head = np.uint64(0) if np.uint64(first + count) == end else np.uint64(first + count)
+        tail, in_ring = head, np.uint64(0)
         level = np.uint32(0)
         at = 0
         while True:
-            in_run, in_heap, in_ring = at < count, heap_count > 0, ring_head != ring_tail
+            in_run, in_heap = at < count, heap_count > 0
             heap_level = np.uint32(heap[0] >> np.uint64(32)) if in_heap else np.uint32(0xFFFFFFFF)
-            if in_run and keys[at] <= heap_level and (keys[at] == level or not in_ring):
+            if in_run and keys[at] <= heap_level and (keys[at] == level or in_ring == 0):
                 voxel, level = np.uint64(waiting[at]), keys[at]
                 at += 1
                 if at + 8 < count:
                     prefetch_around(work, np.uint64(waiting[at + 8]), row, plane, flat)
-            elif in_heap and (heap_level == level or not in_ring):
+            elif in_heap and (heap_level == level or in_ring == 0):
                 voxel, level = np.uint64(heap_voxels[0]), heap_level
                 _drop_first(heap, heap_voxels, heap_count)
                 heap_count -= 1
-            elif in_ring:
-                voxel = np.uint64(ring[ring_head & wrap])
-                ring_head += one
+            elif in_ring > 0:
+                voxel = np.uint64(queue[head])
+                head = np.uint64(0) if head + one == end else head + one
+                in_ring -= one
             else:
                 break
-            if ring_tail - ring_head + np.uint64(neighbours) > wrap:
-                wider = np.empty(2 * ring.size, np.uint32)
-                for j in range(ring_head, ring_tail):
-                    wider[np.uint64(j) & np.uint64(wider.size - 1)] = ring[np.uint64(j) & wrap]
-                ring = wider
-                wrap = np.uint64(ring.size - 1)
             if heap_count + neighbours > heap.size:
                 heap_voxels = lengthened(heap_voxels, heap_count, 2 * heap.size)
                 heap = lengthened(heap, heap_count, 2 * heap.size)
             label = work[voxel]
             line = voxel // row
             x = voxel - line * row
-            z = line // np.uint64(height)
+            z = np.uint64(0) if flat else line // np.uint64(height)
             y = line - z * np.uint64(height)
             inside = x > 0 and x < last_x and y > 0 and y < last_y and (flat or (z > 0 and z < last_z))
             for i in range(neighbours):
@@ -149,5 +146,6 @@ def flood_floats(
                     heap_count += 1
                     age += one
                 else:
-                    ring[ring_tail & wrap] = other
-                    ring_tail += one
+                    queue[tail] = other
+                    tail = np.uint64(0) if tail + one == end else tail + one
+                    in_ring += one
