@@ -17,13 +17,16 @@ import numpy as np
 
 from cellengine.geometry import Cells, Region
 from cellengine.io.axes import Array
+from cellengine.io.cache import SegmentCache
 from cellengine.io.sink import writing
 from cellengine.io.slots import read_at, too_short, write_at
 
 _encode = cast(Callable[..., bytes], imagecodecs.zstd_encode)
 _decode = cast(Callable[..., bytes], imagecodecs.zstd_decode)
 """their stubs leave out arrays and byte arrays"""
-_BRICK = {2: (256, 256), 3: (32, 128, 128)}
+_BRICK = {2: (256, 256), 3: (32, 64, 64)}
+CACHE_BYTES = 64 << 20
+"""bricks that stay decoded: neighbouring blocks are compared with each other, one pair after the other"""
 _LENGTH = struct.Struct("<I")
 
 
@@ -41,7 +44,7 @@ class BrickFile:
 
     Label images are cut into bricks of some 100,000 voxels, so that a box is read without the rest; they shrink to a
     few percent. Every record carries its own index: a run that goes on needs only its place. Any thread may write
-    and read. Memory: nothing to speak of.
+    and read. Memory: at most `CACHE_BYTES`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -50,6 +53,7 @@ class BrickFile:
             self._file = path.open("r+b" if path.exists() else "w+b", buffering=0)
             self._end = os.fstat(self._file.fileno()).st_size
         self._lock = Lock()
+        self._cache = SegmentCache(CACHE_BYTES)
 
     def append(self, labels: Array, tables: Mapping[str, Array]) -> Place:
         """Keep a uint32 label image and `tables`. ResourceError when the disk is full."""
@@ -84,8 +88,7 @@ class BrickFile:
         out = np.empty(region.shape, np.uint32)
         for number in grid.meeting(region):
             box = grid.cell(number)
-            packed = self._read(offset + int(starts[number]), index["bricks"][number])
-            brick = np.frombuffer(_decode(packed), np.uint32).reshape(box.shape)
+            brick = self._brick(offset + int(starts[number]), index["bricks"][number]).reshape(box.shape)
             part = region.intersect(box)
             out[part.relative_to(region)] = brick[part.relative_to(box)]
         return out
@@ -99,6 +102,10 @@ class BrickFile:
             offset += length
         return found
 
+    def _brick(self, offset: int, length: int) -> Array:
+        """The voxels of a brick; those read last are at hand."""
+        return self._cache.get(offset, lambda: np.frombuffer(_decode(self._read(offset, length)), np.uint32))
+
     def flush(self) -> None:
         """Wait until all is on disk."""
         with writing(self._path):
@@ -107,6 +114,7 @@ class BrickFile:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+        self._cache.clear()
 
     def _index(self, place: Place) -> tuple[dict[str, Any], int]:
         """What a record says of itself, and where its contents begin."""
