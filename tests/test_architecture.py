@@ -22,6 +22,7 @@ OPTIONAL = {
     "matplotlib": ("train/report.py",),
     "monai": ("train/",),
     "pynvml": ("engine/nvml.py",),
+    "napari": ("cli/view.py",),
     "onnxruntime": ("engine/backends/onnxruntime.py", "export/quantise.py"),
     "openvino": ("engine/backends/openvino.py",),
     "tensorboard": ("train/",),

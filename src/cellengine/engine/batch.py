@@ -26,6 +26,7 @@ from cellengine.engine.infer import fits_memory, infer_source
 from cellengine.engine.journal import Journal, hold_output, open_journal
 from cellengine.engine.model_file import ModelFile, read_model_file, resolve_model
 from cellengine.engine.options import InferOptions
+from cellengine.engine.outlines import write_outlines
 from cellengine.engine.outputs import checksum, fingerprint, write_class_map, write_outputs
 from cellengine.engine.plan import check_tile, ram_limit
 from cellengine.engine.report import write_report
@@ -296,6 +297,11 @@ def label_file(
             found = result.run
             found["seconds"]["write"] = round(time.perf_counter() - begun, 4)
             found["seconds"]["total"] = round(found["seconds"]["total"] + found["seconds"]["write"], 4)
+        if options.outlines and not isinstance(session.spec.decoder, ArgMax):
+            begun = time.perf_counter()
+            labels, table = (stem.with_name(name) for name in written[:2])
+            written = [*written, write_outlines(options.outlines, stem, labels, table)]
+            found["seconds"]["outlines"] = round(time.perf_counter() - begun, 4)
         if unfit := found["not_finite"]:
             warnings.append(f"{source.name}: {unfit} values that are NaN or infinite were taken as 0")
     outputs = [job.stem.with_name(name).as_posix() for name in written]

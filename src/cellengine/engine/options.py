@@ -37,6 +37,8 @@ class InferOptions:
     """bytes of a GPU's memory that the network may take; None: a share of all of it"""
     format: Literal["auto", "tif", "ome-zarr"] = "auto"
     """how labels are written"""
+    outlines: Literal["geojson", "imagej"] | None = None
+    """also write the outlines of the objects, for QuPath or for ImageJ"""
     on_error: Literal["skip", "stop"] = "skip"
     """go on with the other files when one fails, or stop"""
 
@@ -56,5 +58,6 @@ class InferOptions:
             "max_ram",
             "max_vram",
             "format",
+            "outlines",
         )
         return {name: getattr(self, name) for name in names}
