@@ -40,7 +40,7 @@ def first_calls() -> dict[str, float]:
 
     def normalize() -> None:
         statistics = ops.measure(lambda: [picture], 1, picture.dtype, (1, 99.8))
-        scale = ops.percentile_scale(statistics, 1, 99.8)
+        scale = ops.range_scale((s.percentiles[1], s.percentiles[99.8]) for s in statistics)
         ops.normalize_into(picture, scale, np.empty(picture.shape, np.float32))
 
     step("normalize", normalize)

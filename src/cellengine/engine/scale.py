@@ -11,7 +11,7 @@ import numpy as np
 
 from cellengine.engine.scene import Scene
 from cellengine.geometry import Region
-from cellengine.ops.normalize import ChannelStatistics, Scale, measure
+from cellengine.ops.normalize import ChannelStatistics, Scale, measure, range_scale
 from cellengine.spec import Normalize
 
 Array = np.ndarray[Any, Any]
@@ -66,7 +66,6 @@ def measure_scale(
     """
     percentiles = (config.low, config.high) if config.method == "percentile" else ()
     statistics = measure(blocks, channels, dtype, percentiles)
-    clip = config.clip or (-inf, inf)
     if config.method == "constant":
         ranges = [(config.low, config.high)] * channels
     elif config.method == "zscore":
@@ -84,5 +83,4 @@ def measure_scale(
         ]
     if not config.per_channel and config.method != "constant":
         ranges = [(min(a for a, _ in ranges), max(b for _, b in ranges))] * channels
-    factors = tuple(1.0 / (b - a) if b > a else 0.0 for a, b in ranges)
-    return Intensities(Scale(tuple(a for a, _ in ranges), factors, *clip), statistics)
+    return Intensities(range_scale(ranges, clip=config.clip or (-inf, inf)), statistics)

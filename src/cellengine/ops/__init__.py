@@ -11,9 +11,7 @@ from cellengine.ops.normalize import (
     Scale,
     measure,
     normalize_into,
-    percentile_scale,
     range_scale,
-    standard_scale,
 )
 from cellengine.ops.seeds import h_maxima, h_maxima_seeds, local_maxima_seeds
 from cellengine.ops.shape import ObjectShapes, measure_shapes
@@ -50,11 +48,9 @@ __all__ = [
     "owned",
     "paste_mask",
     "paste_masks",
-    "percentile_scale",
     "range_scale",
     "region_graph",
     "relabel",
     "remove_small",
-    "standard_scale",
     "watershed",
 ]

@@ -146,10 +146,10 @@ def flood_with_lines(
         head, tail = np.int64(starts[level]), np.int64(tails[level])
         end = np.int64(starts[level + 1]) if level + 1 < starts.size else queue.size
         waiting = tail - head
-        tail = 0 if tail == end else tail
+        tail = np.int64(0) if tail == end else tail
         while waiting > 0:
             voxel = np.int64(queue[head])
-            head = 0 if head + 1 == end else head + 1
+            head = np.int64(0) if head + 1 == end else head + 1
             waiting -= 1
             label = work[voxel]
             z, y, x = voxel // (height * width), voxel // width % height, voxel % width
@@ -168,7 +168,7 @@ def flood_with_lines(
                         tails[target] += 1
                     else:
                         queue[tail] = other
-                        tail = 0 if tail + 1 == end else tail + 1
+                        tail = np.int64(0) if tail + 1 == end else tail + 1
                         waiting += 1
                     state[other] = _QUEUED
             # a seed keeps its label, but as part of a line it stops nobody: state tells the two apart

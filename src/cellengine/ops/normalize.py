@@ -20,9 +20,7 @@ __all__ = [
     "Scale",
     "measure",
     "normalize_into",
-    "percentile_scale",
     "range_scale",
-    "standard_scale",
 ]
 
 
@@ -43,27 +41,12 @@ class Scale:
         return len(self.offset)
 
 
-def percentile_scale(
-    statistics: Iterable[ChannelStatistics], low: float, high: float, *, clip: tuple[float, float] = (-inf, inf)
-) -> Scale:
-    """The scale that sends the percentiles `low` and `high` (measured before) of each channel to 0 and 1."""
-    return _range_scale([(s.percentiles[float(low)], s.percentiles[float(high)]) for s in statistics], clip)
+def range_scale(ranges: Iterable[tuple[float, float]], *, clip: tuple[float, float] = (-inf, inf)) -> Scale:
+    """The scale that sends the lower end of each channel's range to 0 and the upper end to 1.
 
-
-def range_scale(statistics: Iterable[ChannelStatistics], *, clip: tuple[float, float] = (-inf, inf)) -> Scale:
-    """The scale that sends minimum and maximum of each channel to 0 and 1."""
-    return _range_scale([(s.minimum, s.maximum) for s in statistics], clip)
-
-
-def standard_scale(statistics: Iterable[ChannelStatistics], *, clip: tuple[float, float] = (-inf, inf)) -> Scale:
-    """The scale that gives each channel mean 0 and standard deviation 1."""
-    statistics = list(statistics)
-    factors = tuple(1.0 / s.std if s.std > 0 else 0.0 for s in statistics)
-    return Scale(tuple(s.mean for s in statistics), factors, *clip)
-
-
-def _range_scale(ranges: list[tuple[float, float]], clip: tuple[float, float]) -> Scale:
-    # a constant channel becomes all 0 rather than a division by zero: nothing is to be found in it
+    A channel whose range is empty becomes all 0 rather than a division by zero: nothing is to be found in it.
+    """
+    ranges = list(ranges)
     factors = tuple(1.0 / (b - a) if b > a else 0.0 for a, b in ranges)
     return Scale(tuple(a for a, _ in ranges), factors, *clip)
 
