@@ -48,7 +48,7 @@ def plan_trials(name_or_path: str, overrides: Sequence[str], *, sweep: bool, fol
     """Every combination of the settings to try, and of each one run a fold.
 
     With `sweep` the table [sweep] of the file holds a list of values by `section.key`, and an override whose value is
-    a list of values, each of which fits where the list does not, is tried out too. With `folds` the pictures are
+    a list of values that fit where the list itself does not, is tried out too. With `folds` the pictures are
     shared out in so many parts, each of which is validated on once.
 
     Raises InputError or UsageError as `load_config` does, for any of the combinations, before the first run.
@@ -181,8 +181,8 @@ def _text(value: Any) -> str:
 
 
 def _are_choices(file: str, data: dict[str, Any], key: str, values: list[Any]) -> bool:
-    """Whether a list does not fit as the value of a setting while each of its entries does."""
-    return not _fits(file, data, key, values) and all(_fits(file, data, key, value) for value in values)
+    """Whether a list does not fit as the value of a setting while some of its entries do; the others are mistakes."""
+    return not _fits(file, data, key, values) and any(_fits(file, data, key, value) for value in values)
 
 
 def _fits(file: str, data: dict[str, Any], key: str, value: Any) -> bool:
