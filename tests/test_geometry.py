@@ -57,6 +57,16 @@ def test_cores_come_in_raster_order(plan: Plan) -> None:
     assert starts == sorted(starts)
 
 
+@given(st.lists(st.tuples(st.integers(-5, 5), st.integers(0, 9)), min_size=1, max_size=3), st.integers(0, 60))
+def test_pieces_partition_a_region_and_are_small(sides: list[tuple[int, int]], voxels: int) -> None:
+    region = Region(tuple(a for a, _ in sides), tuple(a + n for a, n in sides))
+    seen = np.zeros(region.shape, int)
+    for piece in region.pieces(voxels):
+        seen[piece.relative_to(region)] += 1
+        assert 0 < piece.size <= max(1, voxels)
+    assert (seen == 1).all()
+
+
 def test_a_tile_without_a_core_is_refused() -> None:
     with pytest.raises(ValueError, match="take a larger tile"):
         list(plan_tiles((10, 10), (8, 8), (4, 4), (1, 1)))

@@ -212,6 +212,24 @@ def test_in_blocks_the_table_is_the_same(models: Path, tmp_path: Path) -> None:
     assert sum(entry["objects"] for entry in records["whole"]["classes"].values()) == len(centres)
 
 
+def test_cells_of_a_volume(tmp_path: Path) -> None:
+    """Bright balls above, middling ones below, of voxels three times as long as the classifier takes them."""
+    segment = write_blob_model(tmp_path / "blobs.onnx", "ZYX", tile=(16, 64, 64), object_size_px=16.0)
+    changes = {"task": "classification", "tile": (9, 6, 6), "divisor": (1, 1, 1), "voxel_size_um": (1.0, 1.0, 1.0)}
+    write_class_model(tmp_path / "levels.onnx", "ZYX", **changes)
+    z, y, x = np.mgrid[:14, :60, :70]
+    volume = np.random.default_rng(0).normal(4, 2, z.shape)
+    for cz, cy, cx, value in [(3, 12, 15, 250), (3, 40, 50, 250), (10, 20, 40, 110), (10, 45, 15, 110)]:
+        volume[(3 * (z - cz)) ** 2 + (y - cy) ** 2 + (x - cx) ** 2 < 64] = value
+    found = cellengine.infer(
+        volume.clip(0, 255).astype(np.uint8), segment, axes="ZYX", voxel_size_um=(3.0, 1.0, 1.0),
+        then=tmp_path / "levels.onnx",
+    )  # fmt: skip
+    above = found.objects["centroid_z_px"] < 7
+    assert above.tolist() == [True, True, False, False]
+    np.testing.assert_array_equal(found.objects["class"], np.where(above, "bright", "middle"))
+
+
 def test_the_python_interface(models: Path) -> None:
     image, centres = two_kinds()
     found = cellengine.infer(image, models / "blobs.onnx", then=models / "levels.onnx")
