@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from math import inf
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Literal
 
 import click
 
+from cellengine.cli.options import parse_bytes, parse_tile
 from cellengine.cli.planned import describe_plan
 from cellengine.cli.progress import seconds_by_stage, show_progress
 from cellengine.engine.batch import Device, Summary, infer_files, plan_files
@@ -95,6 +95,11 @@ MOST_LINES = 20
     show_default=True,
     help="File format of the labels; auto: TIFF, or OME-Zarr when the input is one or the labels pass 2 GiB.",
 )
+@click.option(
+    "--outlines",
+    type=click.Choice(["geojson", "imagej"]),
+    help="Also write the outlines of the cells: geojson for QuPath, imagej for the ROI manager of ImageJ and Fiji.",
+)
 @click.option("--device", default="auto", show_default=True, help="Where the network runs: auto, cpu, or cuda:0.")
 @click.option(
     "--backend",
@@ -140,6 +145,7 @@ def command(
     on_error: Literal["skip", "stop"],
     resume: bool,
     form: Literal["auto", "tif", "ome-zarr"],
+    outlines: Literal["geojson", "imagej"] | None,
     device: str,
     backend: str,
     precision: str | None,
@@ -164,14 +170,15 @@ def command(
         channel=tuple(part.strip() for part in channel.split(",")) if channel else (),
         timepoint=timepoint,
         voxel_size_um=_lengths("--voxel-size", voxel_size) if voxel_size else None,
-        tile=_numbers("--tile", tile) if tile else None,
+        tile=parse_tile("--tile", tile) if tile else None,
         halo=_halo(halo),
         nan=nan,
         missing=missing,
         batch=batch,
-        max_ram=_bytes("--max-ram", max_ram) if max_ram else None,
-        max_vram=_bytes("--max-vram", max_vram) if max_vram else None,
+        max_ram=parse_bytes("--max-ram", max_ram) if max_ram else None,
+        max_vram=parse_bytes("--max-vram", max_vram) if max_vram else None,
         format=form,
+        outlines=outlines,
         on_error=on_error,
     )
     where = Device(device, backend, precision)
@@ -233,13 +240,6 @@ def _overlay(output: Path, records: dict[str, dict[str, Any]]) -> Path:
     return output / next(name for name in names if name.endswith(".overlay.png"))
 
 
-def _numbers(option: str, text: str) -> tuple[int, ...]:
-    parts = text.split(",")
-    if not all(part.strip().isdigit() for part in parts):
-        raise UsageError(f"{option} {text!r}: expected whole numbers of px, e.g. 512 or 512,512.")
-    return tuple(int(part) for part in parts)
-
-
 def _lengths(option: str, text: str) -> tuple[float, ...]:
     try:
         lengths = tuple(float(part) for part in text.split(","))
@@ -248,15 +248,6 @@ def _lengths(option: str, text: str) -> tuple[float, ...]:
     if not 2 <= len(lengths) <= 3 or not all(0 < length < inf for length in lengths):
         raise UsageError(f"{option} {text!r}: expected lengths in um, z,y,x or y,x, e.g. 2,0.5,0.5.")
     return lengths
-
-
-def _bytes(option: str, text: str) -> int:
-    """A size with its unit, decimal (GB) or binary (GiB)."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b", text.strip().lower())
-    if found is None:
-        raise UsageError(f"{option} {text!r}: expected a size with its unit, e.g. 2GB or 500MB.")
-    number, prefix, binary = found.groups()
-    return int(float(number) * (1024 if binary else 1000) ** " kmgt".index(prefix or " "))
 
 
 def _halo(text: str) -> int | Literal["auto", "exact"]:
