@@ -16,7 +16,7 @@ from scipy import ndimage
 from _pictures import mosaic
 from _timing import write_result
 from cellengine.engine.backends import open_session
-from cellengine.engine.blocks import block_margins, join_blocks, kept_in_core, plan_blocks
+from cellengine.engine.blocks import Blocks, block_margins, join_blocks, kept_in_core, own_labels
 from cellengine.engine.flow import Stop, overlap
 from cellengine.engine.label import label
 from cellengine.engine.model_file import resolve_model
@@ -30,7 +30,7 @@ from cellengine.geometry import Region
 from cellengine.io import ImageSource, MemorySource, open_source
 from cellengine.metrics import evaluate_instances
 from cellengine.ops import components
-from cellengine.spec import ModelSpec
+from cellengine.spec import Components, ModelSpec
 
 Array = np.ndarray[Any, Any]
 CORES = {2: (1024, 512, 300), 3: (128, 64, 48)}
@@ -49,8 +49,8 @@ def scores_of(source: ImageSource, model: str) -> tuple[Scores, ModelSpec]:
 def in_blocks(scores: Scores, spec: ModelSpec, core: int, threads: int) -> Array:
     """Labels of the whole from blocks with cores of `core` px a side."""
     shape = next(iter(scores.values())).shape[1:]
-    grid, margins = Grid(shape, shape), block_margins(spec)
-    blocks = plan_blocks(shape, tuple(min(core, n) for n in shape), margins)
+    grid = Grid(shape, shape)
+    blocks = Blocks(shape, tuple(min(core, n) for n in shape), block_margins(spec))
 
     def decode(region: Region) -> Array:
         part = {name: values[(slice(None), *region.slices)] for name, values in scores.items()}
@@ -58,11 +58,14 @@ def in_blocks(scores: Scores, spec: ModelSpec, core: int, threads: int) -> Array
 
     labels = list(overlap(lambda block: decode(block.read), blocks, threads, Stop()))
     kept = [kept_in_core(own, block, grid) for own, block in zip(labels, blocks, strict=True)]
+    if not isinstance(spec.decoder, Components):
+        trimmed = [own_labels(*pair) for pair in zip(labels, kept, strict=True)]
+        labels, kept = [own for own, _ in trimmed], [rest for _, rest in trimmed]
 
     def read(number: int, region: Region) -> Array:
         return labels[number][region.relative_to(blocks[number].read)]
 
-    names, _ = join_blocks(read, kept, blocks, grid, margins, spec.decoder, threads, Stop())
+    names, _ = join_blocks(read, kept, blocks, grid, spec.decoder, threads, Stop())
     out = np.empty(shape, np.uint32)
     for number, block in enumerate(blocks):
         out[block.core.slices] = names[number][read(number, block.core)]

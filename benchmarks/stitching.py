@@ -19,7 +19,7 @@ from dask_image.ndmeasure import label as dask_label
 from scipy import ndimage
 
 from _timing import paired, ratio, write_result
-from cellengine.engine.blocks import Block, Margins, join_blocks, kept_in_core, plan_blocks
+from cellengine.engine.blocks import Blocks, Margins, join_blocks, kept_in_core
 from cellengine.engine.flow import Stop, overlap
 from cellengine.engine.resample import Grid
 from cellengine.geometry import Region
@@ -45,7 +45,7 @@ class Own:
 
     def __init__(self, mask: Array, side: int) -> None:
         self.mask, self.grid = mask, Grid(mask.shape, mask.shape)
-        self.blocks: list[Block] = plan_blocks(mask.shape, (side,) * 3, MARGINS)
+        self.blocks = Blocks(mask.shape, (side,) * 3, MARGINS)
         self.labels: list[Array] = []
         self.kept: list[Kept] = []
 
@@ -59,7 +59,7 @@ class Own:
         pairs = list(zip(self.labels, self.blocks, strict=True))
         kept = list(overlap(lambda pair: kept_in_core(*pair, self.grid), pairs, THREADS, Stop()))
         grid, decoder = self.grid, DECODER
-        names, self.count = join_blocks(self._read, kept, self.blocks, grid, MARGINS, decoder, THREADS, Stop())
+        names, self.count = join_blocks(self._read, kept, self.blocks, grid, decoder, THREADS, Stop())
         out = np.empty(self.mask.shape, np.uint32)
 
         def rename(number: int) -> None:

@@ -12,13 +12,13 @@ from scipy import ndimage
 from skimage.measure import label as connected
 
 from cellengine.engine.blocks import (
+    Blocks,
     Margins,
     block_margins,
     choose_core,
     join_blocks,
     kept_in_core,
-    neighbours,
-    plan_blocks,
+    own_labels,
 )
 from cellengine.engine.flow import Stop
 from cellengine.engine.label import label
@@ -52,16 +52,19 @@ def in_blocks(
     scores: Array, decoder: Decoder, core: tuple[int, ...], margins: Margins, threads: int = 2
 ) -> tuple[Array, int]:
     shape = scores.shape[1:]
-    blocks = plan_blocks(shape, core, margins)
+    blocks = Blocks(shape, core, margins)
     out = np.zeros(shape, np.uint32)
     grid = Grid(shape, shape)
     labels = [whole(scores[(slice(None), *block.read.slices)], decoder) for block in blocks]
     kept = [kept_in_core(own, block, grid) for own, block in zip(labels, blocks, strict=True)]
+    if not isinstance(decoder, Components):
+        trimmed = [own_labels(*pair) for pair in zip(labels, kept, strict=True)]
+        labels, kept = [own for own, _ in trimmed], [rest for _, rest in trimmed]
 
     def read(number: int, region: Region) -> Array:
         return labels[number][region.relative_to(blocks[number].read)]
 
-    names, count = join_blocks(read, kept, blocks, grid, margins, decoder, threads, Stop())
+    names, count = join_blocks(read, kept, blocks, grid, decoder, threads, Stop())
     for number, block in enumerate(blocks):
         out[block.core.slices] = names[number][read(number, block.core)]
     return out, count
@@ -159,14 +162,14 @@ def test_overlap_below_the_size_of_objects_cuts_them() -> None:
 
 def test_cores_partition_and_neighbours_meet() -> None:
     margins = Margins(10, 3)
-    blocks = plan_blocks((50, 61), (8, 20), margins)
+    blocks = Blocks((50, 61), (8, 20), margins)
     seen = np.zeros((50, 61), int)
     for block in blocks:
         seen[block.core.slices] += 1
         assert block.read.contains(block.trusted)
         assert block.trusted.contains(block.core)
     assert (seen == 1).all()
-    pairs = set(neighbours(blocks, margins))
+    pairs = set(blocks.neighbours())
     assert all(a < b for a, b in pairs)
 
     for i, a in enumerate(blocks):
@@ -185,5 +188,5 @@ def test_cores_follow_from_the_memory(shape: tuple[int, ...]) -> None:
     assert choose_core(shape, margins, 10**12) == shape
     core = choose_core(shape, margins, 16_000_000)
     assert core is not None
-    assert all(block.read.size <= 16_000_000 for block in plan_blocks(shape, core, margins))
+    assert all(block.read.size <= 16_000_000 for block in Blocks(shape, core, margins))
     assert choose_core(shape, margins, 9_000) is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cellengine.engine.blocks import Margins, plan_blocks
+from cellengine.engine.blocks import Blocks, Margins
 from cellengine.engine.plan import Plan
 from cellengine.engine.schedule import Schedule, tile_number
 
@@ -24,8 +24,8 @@ def cases(draw: st.DrawFn) -> tuple[Plan, tuple[int, ...], Margins]:
 @given(cases())
 def test_every_block_finds_its_tiles(case: tuple[Plan, tuple[int, ...], Margins]) -> None:
     plan, core, margins = case
-    blocks = plan_blocks(plan.shape, core, margins)
-    schedule = Schedule(plan, blocks, core, margins)
+    blocks = Blocks(plan.shape, core, margins)
+    schedule = Schedule(plan, blocks)
     schedule.begin([])
     assert schedule.missing == len(plan.tiles)
     here: set[int] = set()
@@ -57,13 +57,13 @@ def test_what_is_finished_is_not_computed_again(
 ) -> None:
     """And a batch that is holds the same tiles as the first time."""
     plan, core, margins = case
-    blocks = plan_blocks(plan.shape, core, margins)
-    first = Schedule(plan, blocks, core, margins)
+    blocks = Blocks(plan.shape, core, margins)
+    first = Schedule(plan, blocks)
     first.begin([])
     batches = list(first.batches())
     finished = data.draw(st.sets(st.integers(0, len(blocks) - 1)))
     kept = data.draw(st.sets(st.integers(0, len(plan.tiles) - 1)))
-    again = Schedule(plan, blocks, core, margins)
+    again = Schedule(plan, blocks)
     again.begin(finished)
     needed = {tile for block in set(range(len(blocks))) - finished for tile in again.tiles_of(block)}
     ready = again.arrived(kept)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cellengine.engine.blocks import Block, Margins, join_blocks
+from cellengine.engine.blocks import Blocks, join_blocks
 from cellengine.engine.flow import Stop
 from cellengine.engine.predict import SCORE_STEPS
 from cellengine.engine.scene import Scene
@@ -33,33 +33,30 @@ class LabelledPicture:
         self,
         scene: Scene,
         spec: ModelSpec,
-        blocks: list[Block],
-        margins: Margins,
+        blocks: Blocks | None,
         store: BrickFile,
         places: dict[int, Place],
         before: int,
         threads: int,
         stop: Stop,
     ) -> None:
-        """`places`: where the record of every block is in `store`; `before`: objects of earlier pictures."""
+        """`blocks`: None where there is nothing to see; `places`: where the record of every block is in `store`;
+        `before`: objects of earlier pictures."""
         self.scene, self._spec, self._blocks, self._store, self._places = scene, spec, blocks, store, places
         self._grid, self._before = scene.grid, before
-        self._cores = Cells(self._grid.network, blocks[0].core.shape if blocks else self._grid.network)
         self._names: list[Array] = []
         self.count = 0
-        if blocks:
+        if blocks is not None:
             found = [self._kept(number) for number in range(len(blocks))]
-            self._names, self.count = join_blocks(
-                self._local, found, blocks, self._grid, margins, spec.decoder, threads, stop
-            )
+            self._names, self.count = join_blocks(self._local, found, blocks, self._grid, spec.decoder, threads, stop)
 
     def labels(self, region: Region) -> Array:
         """The final labels, uint32, of a box of the picture. Any thread may ask."""
-        if not self._blocks:
+        if self._blocks is None:
             return np.zeros(region.shape, np.uint32)
         seen = self._grid.network_region(region)
         out = np.empty(seen.shape, np.uint32)
-        for number in self._cores.meeting(seen):
+        for number in self._blocks.cores.meeting(seen):
             part = seen.intersect(self._blocks[number].core)
             out[part.relative_to(seen)] = self._names[number][self._local(number, part)]
         out[out > 0] += np.uint32(self._before)
@@ -73,9 +70,9 @@ class LabelledPicture:
         """
         empty = self._counter()
         yield self._columns(empty.finish(), 0)
-        if not self._blocks:
+        if self._blocks is None:
             return
-        layer = max(1, prod(self._cores.counts[1:]))
+        layer = prod(self._blocks.cores.counts[1:])
         window, done = empty, 0
         for first, later in zip(range(0, len(self._blocks), layer), self._first_in_later_layers(layer), strict=True):
             for number in range(first, min(first + layer, len(self._blocks))):
@@ -114,6 +111,8 @@ class LabelledPicture:
 
     def _local(self, number: int, region: Region) -> Array:
         """A block's own labels in a part of what it has read."""
+        if self._blocks is None:
+            raise ValueError("a picture with nothing to see has no blocks")
         read = self._blocks[number].read
         start = tuple(a - b for a, b in zip(region.start, read.start, strict=True))
         stop = tuple(a - b for a, b in zip(region.stop, read.start, strict=True))

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import ceil, prod
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
 from cellengine.engine.flow import Stop, overlap
 from cellengine.engine.resample import Grid
-from cellengine.geometry import Region
+from cellengine.geometry import Cells, Region
 from cellengine.ops.smooth import TRUNCATE
 from cellengine.ops.stitch import Kept, Link, agreeing, keep_core, number_blocks, sharing
 from cellengine.spec import BoundaryWatershed, Components, Decoder, DistanceWatershed, ModelSpec
@@ -68,17 +68,48 @@ def block_margins(spec: ModelSpec) -> Margins:
     return Margins(max(1, ceil(spec.object_size_px)), reach)
 
 
-def plan_blocks(shape: tuple[int, ...], core: tuple[int, ...], margins: Margins) -> list[Block]:
-    """Blocks with cores of `core` voxels (less at the end), in raster order."""
-    whole = Region.whole(shape)
-    blocks = []
-    for at in product(*(range(ceil(n / c)) for n, c in zip(shape, core, strict=True))):
-        start = tuple(i * c for i, c in zip(at, core, strict=True))
-        kept = Region(start, tuple(a + c for a, c in zip(start, core, strict=True))).intersect(whole)
-        read = kept.grow((margins.overlap,) * len(shape)).intersect(whole)
-        trusted = kept.grow((margins.objects,) * len(shape)).intersect(whole)
-        blocks.append(Block(at, kept, read, trusted))
-    return blocks
+class Blocks(Sequence[Block]):
+    """The blocks of a picture of `shape`, with cores of `core` voxels (less at the end), in raster order.
+
+    They are made when they are asked for: there may be a great many.
+    """
+
+    def __init__(self, shape: tuple[int, ...], core: tuple[int, ...], margins: Margins) -> None:
+        self.cores, self.margins = Cells(shape, core), margins
+
+    def __len__(self) -> int:
+        return len(self.cores)
+
+    @overload
+    def __getitem__(self, number: int) -> Block: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> list[Block]: ...
+
+    def __getitem__(self, number: int | slice) -> Block | list[Block]:
+        if isinstance(number, slice):
+            return [self[i] for i in range(*number.indices(len(self)))]
+        if not 0 <= number < len(self):
+            raise IndexError(f"block {number} of {len(self)}")
+        core, whole = self.cores.cell(number), Region.whole(self.cores.shape)
+        read, trusted = (
+            core.grow((margin,) * len(self.cores.shape)).intersect(whole)
+            for margin in (self.margins.overlap, self.margins.objects)
+        )
+        return Block(self.cores.at(number), core, read, trusted)
+
+    def neighbours(self) -> Iterator[tuple[int, int]]:
+        """Pairs of blocks whose cores one object may reach, by their numbers, the lower first."""
+        counts = self.cores.counts
+        # cores shorter than an object: it may reach over several of them
+        far = [1 + max(0, self.margins.objects - 2) // n for n in self[0].core.shape]
+        steps = [s for s in product(*(range(-f, f + 1) for f in far)) if s > (0,) * len(far)]
+        for number in range(len(self)):
+            at = self.cores.at(number)
+            for step in steps:
+                other = tuple(a + s for a, s in zip(at, step, strict=True))
+                if all(0 <= i < n for i, n in zip(other, counts, strict=True)):
+                    yield number, self.cores.number(other)
 
 
 def choose_core(shape: tuple[int, ...], margins: Margins, voxels: int) -> tuple[int, ...] | None:
@@ -99,19 +130,6 @@ def choose_core(shape: tuple[int, ...], margins: Margins, voxels: int) -> tuple[
         parts[axis] += 1
 
 
-def neighbours(blocks: list[Block], margins: Margins) -> Iterator[tuple[int, int]]:
-    """Pairs of blocks whose cores one object may reach, by their numbers, the lower first."""
-    places = {block.at: number for number, block in enumerate(blocks)}
-    # cores shorter than an object: it may reach over several of them
-    far = [1 + max(0, margins.objects - 2) // n for n in blocks[0].core.shape]
-    steps = [s for s in product(*(range(-f, f + 1) for f in far)) if s > (0,) * len(far)]
-    for number, block in enumerate(blocks):
-        for step in steps:
-            other = places.get(tuple(a + s for a, s in zip(block.at, step, strict=True)))
-            if other is not None:
-                yield number, other
-
-
 def kept_in_core(labels: Array, block: Block, grid: Grid) -> Kept:
     """What a block with uint32 labels 1 ... n of its `read` keeps of each: its voxels of the picture in the core.
 
@@ -128,12 +146,24 @@ def kept_in_core(labels: Array, block: Block, grid: Grid) -> Kept:
     return keep_core(grid.to_image(shown, place), count, place.start, grid.image)
 
 
+def own_labels(labels: Array, kept: Kept) -> tuple[Array, Kept]:
+    """The labels of a block without those that its core does not hold, numbered 1 ... n again; and what is kept.
+
+    What a block saw of its neighbours' objects takes no part when it is compared with them. Not for components, where
+    a piece in the overlap may be what holds two others together.
+    """
+    own = kept.voxels > 0
+    own[0] = False
+    names = np.where(own, np.cumsum(own), 0).astype(np.uint32)
+    own[0] = True
+    return names[labels], Kept(kept.voxels[own], kept.first[own])
+
+
 def join_blocks(
     read: Callable[[int, Region], Array],
     kept: Sequence[Kept],
-    blocks: list[Block],
+    blocks: Blocks,
     grid: Grid,
-    margins: Margins,
     decoder: Decoder,
     threads: int,
     stop: Stop,
@@ -152,6 +182,6 @@ def join_blocks(
             return (*pair, sharing(labels_a, labels_b))
         return (*pair, agreeing(labels_a, labels_b, kept[pair[0]], kept[pair[1]]))
 
-    links = overlap(link, neighbours(blocks, margins), threads, stop)
+    links = overlap(link, blocks.neighbours(), threads, stop)
     # what the decoder drops for its size it has dropped; on a coarser grid the rest has fewer voxels
     return number_blocks(kept, links, 0 if grid.loses else getattr(decoder, "min_size_px", 0))

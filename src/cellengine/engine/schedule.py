@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterator
 
 import numpy as np
 
-from cellengine.engine.blocks import Block, Margins
+from cellengine.engine.blocks import Blocks
 from cellengine.engine.plan import Plan
-from cellengine.geometry import Cells, Region, Tile
+from cellengine.geometry import Region, Tile
 
 
 class Schedule:
@@ -18,9 +18,8 @@ class Schedule:
     was finished before, so that a run that goes on computes the same bits. Not safe for several threads at once.
     """
 
-    def __init__(self, plan: Plan, blocks: list[Block], core: tuple[int, ...], margins: Margins) -> None:
-        self._plan, self._blocks, self._margins = plan, blocks, margins
-        self._tiles, self._cores = plan.grid, Cells(plan.shape, core)
+    def __init__(self, plan: Plan, blocks: Blocks) -> None:
+        self._plan, self._blocks, self._tiles = plan, blocks, plan.grid
         self._order = np.fromiter(self._by_first_use(), np.int64, len(self._tiles))
         self._here = np.zeros(len(self._tiles), bool)
         self._users = np.zeros(len(self._tiles), np.int64)
@@ -64,8 +63,8 @@ class Schedule:
             if not self.is_needed(tile):
                 continue
             self._here[tile] = True
-            around = self._tiles.cell(tile).grow((self._margins.overlap,) * len(self._plan.shape))
-            for block in self._cores.meeting(around):
+            around = self._tiles.cell(tile).grow((self._blocks.margins.overlap,) * len(self._plan.shape))
+            for block in self._blocks.cores.meeting(around):
                 if not self._finished[block]:
                     self._waiting[block] -= 1
                     if self._waiting[block] == 0:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from cellengine.engine.assemble import LabelledPicture, counter, is_scored, output_regions
-from cellengine.engine.blocks import Block, Margins, block_margins, choose_core, kept_in_core, plan_blocks
+from cellengine.engine.blocks import Block, Blocks, Margins, block_margins, choose_core, kept_in_core, own_labels
 from cellengine.engine.checkpoint import Checkpoint, open_checkpoint, scratch_folder
 from cellengine.engine.classify import CellClassifier
 from cellengine.engine.flow import Stop, overlap
@@ -40,6 +40,7 @@ from cellengine.ops.measure import ObjectStatistics
 from cellengine.ops.normalize import Scale
 from cellengine.ops.threads import worker_count
 from cellengine.records import from_plain, to_plain
+from cellengine.spec import Components
 
 Array = np.ndarray[Any, Any]
 
@@ -81,11 +82,11 @@ class Streaming:
 
     def schedule(self, plan: Plan) -> Schedule:
         """The order of tiles and blocks of one picture."""
-        return Schedule(plan, self.blocks(plan.shape), self.cut.core, self.cut.margins)
+        return Schedule(plan, self.blocks(plan.shape))
 
-    def blocks(self, shape: tuple[int, ...]) -> list[Block]:
+    def blocks(self, shape: tuple[int, ...]) -> Blocks:
         """The blocks of one picture of `shape`, as the network sees it."""
-        return plan_blocks(shape, self.cut.core, self.cut.margins)
+        return Blocks(shape, self.cut.core, self.cut.margins)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +203,7 @@ class _Work:
         self.restored = 0
 
     @cached_property
-    def blocks(self) -> list[Block]:
+    def blocks(self) -> Blocks:
         """The blocks of every picture: all have one shape."""
         return self.how.blocks(self.plan.shape)
 
@@ -267,6 +268,8 @@ class _Work:
             labels = label(scores, spec.decoder, spec.voxel_size_um)
         with self.clock("measure"):
             kept = kept_in_core(labels, block, scene.grid)
+            if not isinstance(spec.decoder, Components):
+                labels, kept = own_labels(labels, kept)
             rows = len(kept.voxels)
             counts, sums = (table[:rows] for table in self._count(scene, block, labels, scores).arrays)
         tables = {"voxels": kept.voxels, "first": kept.first, "counts": counts, "sums": sums}
@@ -322,11 +325,10 @@ class _Work:
         labelled: list[LabelledPicture] = []
         objects = 0
         for index, scene in enumerate(pictures):
-            blocks = [] if self.measured[index].constant else self.blocks
+            blocks = None if self.measured[index].constant else self.blocks
             stored = (self.checkpoint.labels, self.checkpoint.blocks(index))
-            margins, threads = self.how.cut.margins, self.how.threads
-            spec = self.session.spec
-            labelled.append(LabelledPicture(scene, spec, blocks, margins, *stored, objects, threads, self.stop))
+            spec, threads = self.session.spec, self.how.threads
+            labelled.append(LabelledPicture(scene, spec, blocks, *stored, objects, threads, self.stop))
             objects += labelled[-1].count
         return labelled
 
