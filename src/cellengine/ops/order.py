@@ -33,31 +33,38 @@ def radix_sort(
 ) -> None:
     """Sort `keys` ascending, in place, and `values` with them; equal keys keep their order.
 
-    Three passes of 11 bits; passes in which all keys agree are left out. The spare arrays are scratch of equal length.
+    One pass a digit of the distance to the lowest key: of 11 bits, or of 8 where 2048 counts would cost more than the
+    keys. The spare arrays are scratch of equal length.
     """
     n = keys.size
-    counts = np.zeros((3, 2048), np.int64)
+    if n == 0:
+        return
+    low = high = keys[0]
     for i in range(n):
-        counts[0, keys[i] & np.uint32(2047)] += 1
-        counts[1, (keys[i] >> np.uint32(11)) & np.uint32(2047)] += 1
-        counts[2, keys[i] >> np.uint32(22)] += 1
+        low, high = min(low, keys[i]), max(high, keys[i])
+    width = 11 if n > 8192 else 8
+    last = np.uint32((1 << width) - 1)
+    place = np.empty(1 << width, np.int64)
     swapped = False
-    for digit in range(3):
-        shift = np.uint32(11 * digit)
-        place = counts[digit]
+    for shift in range(0, 32, width):
+        step = np.uint32(shift)
+        if (high - low) >> step == 0:
+            break
         source, target = (spare_keys, keys) if swapped else (keys, spare_keys)
         source_values, target_values = (spare, values) if swapped else (values, spare)
-        if n == 0 or place[(source[0] >> shift) & np.uint32(2047)] == n:
-            continue
+        for digit in range(place.size):
+            place[digit] = 0
+        for i in range(n):
+            place[((source[i] - low) >> step) & last] += 1
         total = 0
-        for bucket in range(2048):
-            count = place[bucket]
-            place[bucket] = total
+        for digit in range(place.size):
+            count = place[digit]
+            place[digit] = total
             total += count
         for i in range(n):
-            key = np.int64((source[i] >> shift) & np.uint32(2047))
-            at = place[key]
-            place[key] = at + 1
+            bucket = ((source[i] - low) >> step) & last
+            at = place[bucket]
+            place[bucket] = at + 1
             target[at] = source[i]
             target_values[at] = source_values[i]
         swapped = not swapped

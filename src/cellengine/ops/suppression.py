@@ -1,6 +1,7 @@
 """The compiled heart of the suppression: kept boxes are listed in a grid, and each box looks for doubles near it alone.
 
 One grid a size of box, so that a cell of any of them holds few: O(boxes + pairs of near neighbours of like size).
+The rules for boxes and for masks share the grid and are loops of their own, as they differ in what they read.
 """
 
 from __future__ import annotations
