@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
+import pytest
 
-from cellengine.train.augment import IMAGE, TARGETS, RandGlared, RandStaind
+torch = pytest.importorskip("torch")
+
+from cellengine.train.augment import (
+    IMAGE,
+    TARGETS,
+    RandGlared,
+    RandStaind,
+    augment,
+    build_augmentation,
+    margin_px,
+)
+from cellengine.train.augmentations import AUGMENTATIONS
+from cellengine.train.settings import AugmentConfig
 
 
 def picture(background: float, nucleus: float) -> dict[str, torch.Tensor]:
@@ -62,3 +74,46 @@ def test_augmentation_of_one_seed_is_one_picture() -> None:
             images[-1].append(glare(picture(0.0, 1.0))[IMAGE].numpy())
     assert all(np.array_equal(a, b) for a, b in zip(*images, strict=True))
     assert len({a.tobytes() for a in images[0]}) > 2
+
+
+@pytest.mark.parametrize("name", sorted(AUGMENTATIONS))
+@pytest.mark.parametrize("crop_px", [(16, 24), (6, 16, 16)])
+def test_every_named_set_changes_image_and_targets_alike(name: str, crop_px: tuple[int, ...]) -> None:
+    """Where the image is its own target, moved voxels move in both: the foreground stays where the image is bright."""
+    config = AUGMENTATIONS[name]
+    margin = margin_px(config, crop_px)
+    shape = tuple(c + 2 * m for c, m in zip(crop_px, margin, strict=True))
+    image = np.zeros((1, *shape), np.float32)
+    image[(0, *(slice(n // 4, n // 2) for n in shape))] = 1
+    transform = build_augmentation(config, crop_px)
+    moved = []
+    for seed in range(6):
+        found, targets = augment(transform, image, image.copy(), seed)
+        again, _ = augment(transform, image, image.copy(), seed)
+        assert found.shape == targets.shape == (1, *crop_px)
+        assert torch.equal(found, again)
+        inside, outside = found[targets > 0.9], found[targets < 0.1]
+        if len(inside) > 8 and len(outside) > 8:
+            assert inside.mean() > outside.mean()
+        moved.append(targets.numpy().tobytes())
+    assert (len(set(moved)) == 1) == (name == "none")
+
+
+def test_class_ids_stay_whole() -> None:
+    config = AugmentConfig(elastic_px=3.0, elastic_probability=1.0)
+    ids = np.random.default_rng(0).integers(0, 4, (1, 48, 48)).astype(np.float32)
+    transform = build_augmentation(config, (32, 32), "nearest")
+    for seed in range(5):
+        _, found = augment(transform, ids, ids, seed)
+        assert set(np.unique(found.numpy())) <= {0.0, 1.0, 2.0, 3.0}
+
+
+def test_at_most_two_of_report_a() -> None:
+    """Mirrored, turned, brightened and blurred at once would be four."""
+    image = np.zeros((1, 16, 16), np.float32)
+    image[0, 2:5, 3:9] = 0.5
+    transform = build_augmentation(AUGMENTATIONS["maskrcnn"], (16, 16))
+    untouched = sum(
+        torch.equal(augment(transform, image, image, seed)[0], torch.from_numpy(image)) for seed in range(60)
+    )
+    assert 5 < untouched < 50

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import json
+import random
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from cellengine.errors import InputError, ModelError, UsageError
+from cellengine.errors import DeviceError, InputError, Interrupted, ModelError, UsageError
 from cellengine.models.checkpoint import load_checkpoint, save_checkpoint
-from cellengine.train.config import TrainConfig
+from cellengine.train import loop
+from cellengine.train.config import TrainConfig, load_config
+from cellengine.train.describe import describe_model
 from cellengine.train.loop import train
+from cellengine.train.optimizer import set_rate
+from cellengine.train.place import Place
+from cellengine.train.recipe import Batch, Validation
+from cellengine.train.recipes.instances import Instances
+from cellengine.train.state import State, new_state
 from tests.synthetic import write_annotated
 from tests.train.test_data import tiny_config
 
@@ -65,38 +75,176 @@ def test_it_learns_a_picture_by_heart(tmp_path: Path) -> None:
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_killed_and_resumed_gives_the_same_weights(tmp_path: Path) -> None:
-    """SIGKILL at a moment nobody chose; the resumed run ends with the bits of one that was never stopped."""
-    data = write_annotated(tmp_path / "data", 4)
-    config = tiny_config(data, *SHORT, "epochs=4", "data.samples_per_epoch=16", "optimizer.schedule=plateau")
-    run(config, tmp_path / "whole")
-    (tmp_path / "config.json").write_text(config.to_json())
+def in_a_process(config: TrainConfig, folder: Path) -> subprocess.Popen[bytes]:
+    """A training that can be killed."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    (folder.parent / "config.json").write_text(config.to_json())
     code = (
         "from pathlib import Path; from cellengine.train.config import TrainConfig;"
         "from cellengine.train.loop import train;"
-        f"config = TrainConfig.from_json(Path({str(tmp_path / 'config.json')!r}).read_text());"
-        f"train(config, Path({str(tmp_path / 'killed')!r}), resume=True, init=None, echo=print)"
+        f"config = TrainConfig.from_json(Path({str(folder.parent / 'config.json')!r}).read_text());"
+        f"train(config, Path({str(folder)!r}), resume=True)"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL)
-    last = tmp_path / "killed" / "last.pt"
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def same_weights(first: Path, second: Path) -> None:
+    whole, other = load_checkpoint(first / "last.pt"), load_checkpoint(second / "last.pt")
+    for name in ("model", "average"):
+        assert all(torch.equal(whole[name][k], other[name][k]) for k in whole[name])
+    for name in ("rate_factor", "step", "best", "sums"):
+        assert whole[name] == other[name]
+    losses = [[row["loss_total"] for row in json.loads(saved["history"])] for saved in (whole, other)]
+    assert losses[0] == losses[1]
+
+
+def test_killed_and_resumed_gives_the_same_weights(tmp_path: Path) -> None:
+    """SIGKILL at a moment that chance chose; the resumed run ends with the bits of one that was never stopped."""
+    data = write_annotated(tmp_path / "data", 4)
+    config = tiny_config(data, *SHORT, "epochs=4", "data.samples_per_epoch=16", "optimizer.schedule=plateau")
+    run(config, tmp_path / "whole")
+    process = in_a_process(config, tmp_path / "stopped" / "run")
+    last = tmp_path / "stopped" / "run" / "last.pt"
     while not last.exists() and process.poll() is None:
         time.sleep(0.01)
-    time.sleep(0.1)
+    time.sleep(random.uniform(0, 0.5))
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert load_checkpoint(last)["epoch"] >= 1
-    run(config, tmp_path / "killed", resume=True)
-    whole, killed = (load_checkpoint(tmp_path / name / "last.pt") for name in ("whole", "killed"))
-    for name in ("model", "average"):
-        assert all(torch.equal(whole[name][k], killed[name][k]) for k in whole[name])
-    assert whole["rate_factor"] == killed["rate_factor"]
+    run(config, last.parent, resume=True)
+    same_weights(tmp_path / "whole", last.parent)
+
+
+def test_stopped_in_the_middle_of_an_epoch_goes_on_from_that_step(tmp_path: Path) -> None:
+    """Ctrl-C after a step that chance chose: last.pt holds that step, and the end is the same to the bit."""
+    data = write_annotated(tmp_path / "data", 4)
+    config = tiny_config(data, *SHORT, "epochs=2", "data.samples_per_epoch=24", "data.workers=1")
+    run(config, tmp_path / "whole")
+    chosen, steps = random.randint(1, 11), iter(range(1, 100))
+
+    class Interrupting(Instances):
+        def losses(self, model: torch.nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
+            if next(steps) == chosen:
+                signal.raise_signal(signal.SIGINT)
+            return super().losses(model, batch)
+
+    honest = loop.RECIPES["instances"]
+    loop.RECIPES["instances"] = Interrupting
+    try:
+        with pytest.raises(Interrupted, match=f"after step {chosen}; add --resume"):
+            run(config, tmp_path / "stopped")
+    finally:
+        loop.RECIPES["instances"] = honest
+    saved = load_checkpoint(tmp_path / "stopped" / "last.pt")
+    assert saved["step"] == chosen
+    run(config, tmp_path / "stopped", resume=True)
+    same_weights(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_a_batch_in_parts_moves_the_weights_alike(tmp_path: Path) -> None:
+    """Without BatchNorm, whose statistics are those of a part, the gradient of the parts is that of the whole."""
+    from tests.train.test_recipes import write_masks
+
+    path = write_masks(tmp_path)
+    common = [
+        *("epochs=1", "batch=4", "precision=fp32", "data.workers=0", "data.samples_per_epoch=8"),
+        *("preview_every=1", "data.crop_px=[32, 32]", "optimizer.method=sgd", "optimizer.rate=0.01"),
+        f"data.path={str(path)!r}",
+    ]
+    for name, parts in (("whole", 1), ("parts", 2)):
+        run(load_config("wbc-fcn1", [*common, f"accumulate={parts}"]), tmp_path / name)
+    whole, parts_ = (load_checkpoint(tmp_path / name / "last.pt")["model"] for name in ("whole", "parts"))
+    for name, values in whole.items():
+        torch.testing.assert_close(values, parts_[name], atol=1e-6, rtol=1e-4)
+
+
+def fresh_state(config: TrainConfig) -> State:
+    torch.manual_seed(config.seed)
+    return new_state(config, Place(torch.device("cpu")), None, print)
+
+
+def test_heads_first_then_all(tmp_path: Path) -> None:
+    config = tiny_config(write_annotated(tmp_path / "data", 4), *SHORT, "heads_only_epochs=1", "optimizer.ema_decay=0")
+    fresh = fresh_state(config).model.state_dict()
+    fresh = {name: value.clone() for name, value in fresh.items()}
+    run(replace(config, epochs=1), tmp_path / "heads")
+    run(config, tmp_path / "both")
+    heads, both = (load_checkpoint(tmp_path / name / "last.pt")["model"] for name in ("heads", "both"))
+    for name, value in fresh.items():
+        learned = value.is_floating_point()
+        assert torch.equal(heads[name], value) == (not name.startswith("heads.") or not learned), name
+        assert not learned or not torch.equal(both[name], value), name
+
+
+def test_rates_by_beginning_of_name(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, "optimizer.rates={down=0.1, 'down.1.'=0.01}")
+    state = fresh_state(config)
+    named = {id(p): name for name, p in state.model.named_parameters()}
+    set_rate(state.optimizer, 1.0)
+    rates = {named[id(p)]: group["lr"] for group in state.optimizer.param_groups for p in group["params"]}
+    assert len(rates) == len(named)
+    for name, rate in rates.items():
+        assert rate == (0.01 if name.startswith("down.1.") else 0.1 if name.startswith("down") else 1.0)
+    with pytest.raises(UsageError, match=r"no parameter begins with 'trunk\.'; they begin with down\., up\., heads\."):
+        loop.new_state(
+            tiny_config(tmp_path, "optimizer.rates={'trunk.'=0.1}"), loop.Place(torch.device("cpu")), None, print
+        )
+
+
+def test_scores_that_rise_too_little_end_the_run_and_halve_the_rate(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, "early_stop=4", "min_delta=0.05", "optimizer.schedule=plateau",
+                         "optimizer.plateau_patience=2", "optimizer.rate=0.1", "optimizer.least_rate=0.04")  # fmt: skip
+    state = fresh_state(config)
+    spec = describe_model(config, 10.0)
+    for score, stale, factor in ((0.5, 0, 1.0), (0.52, 1, 1.0), (0.54, 2, 0.5), (0.54, 3, 0.5), (0.53, 4, 0.5)):
+        loop._judge(state, Validation(score, {}, list), spec, config, tmp_path)
+        assert (state.stale, state.rate_factor) == (stale, factor)
+    assert load_checkpoint(tmp_path / "best.pt")["score"] == 0.54
+    assert loop._should_stop(state, config)
+
+
+def test_devices_and_precisions_that_are_not_there(tmp_path: Path) -> None:
+    config = tiny_config(write_annotated(tmp_path / "data", 4), *SHORT)
+    with pytest.raises(UsageError, match="--device gpu: expected auto, cpu, cuda"):
+        train(config, tmp_path / "run", device="gpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(DeviceError, match="found 0 CUDA devices here"):
+            train(config, tmp_path / "run", device="cuda:0")
+    with pytest.raises(UsageError, match="precision fp16 trains on CUDA devices"):
+        train(replace(config, precision="fp16"), tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_processes_train_one_network(tmp_path: Path) -> None:
+    """torchrun: the same weights everywhere, and those of one process but for BatchNorm's smaller parts."""
+    from tests.train.test_recipes import write_masks
+
+    settings = ["epochs=1", "batch=4", "precision=fp32", "data.workers=0", "data.samples_per_epoch=8"]
+    settings += ["preview_every=1", "data.crop_px=[32, 32]", "optimizer.method=sgd", "optimizer.rate=0.01"]
+    config = load_config("wbc-fcn1", [*settings, f"data.path={str(write_masks(tmp_path))!r}"])
+    run(config, tmp_path / "one")
+    (tmp_path / "config.json").write_text(config.to_json())
+    script = tmp_path / "both.py"
+    script.write_text(
+        "from pathlib import Path\nfrom cellengine.train.config import TrainConfig\n"
+        "from cellengine.train.loop import train\n"
+        f"here = Path({str(tmp_path)!r})\n"
+        "train(TrainConfig.from_json((here / 'config.json').read_text()), here / 'two', device='cpu', echo=print)\n"
+    )
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", str(script)]
+    done = subprocess.run(launch, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("pictures to train on") == 1
+    one, two = (load_checkpoint(tmp_path / name / "last.pt")["model"] for name in ("one", "two"))
+    for name, values in one.items():
+        torch.testing.assert_close(values, two[name], atol=1e-6, rtol=1e-4)
 
 
 def test_loss_that_is_no_number_names_the_step(tmp_path: Path) -> None:
     config = tiny_config(
         write_annotated(tmp_path / "data", 4), *SHORT, "optimizer.rate=1e30", "optimizer.gradient_clip=0.0"
     )
-    with pytest.raises(InputError, match=r"The loss is (nan|inf) at step \d+ \(epoch \d+\)"):
+    with pytest.raises(InputError, match=r"The loss is (nan|inf) at step \d+ \(epoch \d+, batch \d+ of 2\)"):
         run(config, tmp_path / "run")
 
 
