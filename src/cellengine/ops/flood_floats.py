@@ -3,8 +3,8 @@
 Where `flood` has one queue a level, this has one a bin: what waits in the bin in work is a sorted run, a heap of what
 was reached since, and a ring of what lies at or below the flood. O(voxels) on smooth relief, O(voxels * log) at worst.
 
-The visit of a voxel is written out here and in `flood`: what it does with a neighbour is woven into the loop's own
-variables, which numba passes to a function of its own only through memory.
+The visit of a voxel is written out here and in `flood`: it changes most of the loop's own variables, and a function
+that both share would take and return a dozen of them.
 """
 
 from __future__ import annotations
