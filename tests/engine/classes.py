@@ -36,7 +36,7 @@ def class_spec(axes: str, **changes: Any) -> ModelSpec:
 
 
 def write_class_model(path: Path, axes: str = "YX", **changes: Any) -> Path:
-    """Softmax of -40 (v - level)^2 for v a box mean of 3 px; for a crop, v its mean.
+    """Softmax of -40 (v - level)^2 for v a box mean of 3 px of all channels; for a crop, v its mean.
 
     With v squared left out, as it is the same for every class: 80 level v - 40 level^2, a convolution.
     """
@@ -46,7 +46,8 @@ def write_class_model(path: Path, axes: str = "YX", **changes: Any) -> Path:
     spec = class_spec(axes, **changes)
     dims = len(axes)
     levels = np.array([level for _, level in LEVELS], np.float32)
-    kernel = np.full((len(LEVELS), 1, *(3,) * dims), 1 / 3**dims, np.float32) * (80 * levels).reshape(
+    channels = len(spec.channels)
+    kernel = np.full((len(LEVELS), channels, *(3,) * dims), 1 / 3**dims / channels, np.float32) * (80 * levels).reshape(
         -1, 1, *(1,) * dims
     )
     weights = [
@@ -63,7 +64,7 @@ def write_class_model(path: Path, axes: str = "YX", **changes: Any) -> Path:
         nodes.append(helper.make_node("Identity", ["map"], ["logit"]))
         shape = ["batch", len(LEVELS), *sides]
     nodes.append(helper.make_node("Softmax", ["logit"], ["classes"], axis=1))
-    image = helper.make_tensor_value_info(INPUT_NAME, onnx.TensorProto.FLOAT, ["batch", 1, *sides])
+    image = helper.make_tensor_value_info(INPUT_NAME, onnx.TensorProto.FLOAT, ["batch", channels, *sides])
     classes = helper.make_tensor_value_info("classes", onnx.TensorProto.FLOAT, shape)
     graph = helper.make_graph(nodes, "levels", [image], [classes], weights)
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)

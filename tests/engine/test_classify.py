@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from scipy import ndimage
 
 import cellengine
 from cellengine.engine.backends import open_session
@@ -67,10 +68,13 @@ def two_kinds(shape: tuple[int, int] = (140, 180), seed: int = 3) -> tuple[Array
 
 
 def expected_class(row: dict[str, Any], image: Array, tile: int = 12) -> str:
-    """Cut around the middle of the box out of the mirrored picture, and take the level nearest to the mean."""
+    """Cut around the middle of the box out of the mirrored picture, and take the level nearest to the mean.
+
+    As the network does it: the mean of means of 3 px, with zeros around the crop.
+    """
     padded = np.pad(image.astype(float), 30, mode="reflect")
     y, x = ((int(row[f"bbox_{a}0"]) + int(row[f"bbox_{a}1"])) // 2 - tile // 2 + 30 for a in "yx")
-    mean = padded[y : y + tile, x : x + tile].mean() / 200
+    mean = ndimage.uniform_filter(padded[y : y + tile, x : x + tile], 3, mode="constant").mean() / 200
     return ("dark", "middle", "bright")[int(np.abs(np.array([0, 0.5, 1]) - mean).argmin())]
 
 
@@ -234,6 +238,20 @@ def test_the_python_interface(models: Path) -> None:
     image, centres = two_kinds()
     found = cellengine.infer(image, models / "blobs.onnx", then=models / "levels.onnx")
     assert len(found.objects["class"]) == len(centres)
+
+
+@pytest.mark.parametrize(("channel", "channels"), [(("1",), 3), (("1",), 1), (("0",), 2)])
+def test_the_channels_of_the_classifier(
+    blobs: Session, tmp_path: Path, channel: tuple[str, ...], channels: int
+) -> None:
+    """As many as the picture has: all of them. As many as the model takes: its own. Neither: the chosen one."""
+    grey, _ = two_kinds()
+    image = np.stack([grey, grey // 2, grey // 4])
+    path = write_class_model(tmp_path / "c.onnx", **CROP, channels=tuple("abc"[:channels]))
+    with open_session(path, device="cpu", backend="onnxruntime", precision="fp32") as session:
+        found = infer_source(MemorySource(image, "CYX"), blobs, InferOptions(channel=channel), then=session)
+    seen = {3: image.mean(0), 1: image[1], 2: image[0]}[channels]  # the model takes the mean of its channels
+    assert found.objects["class"].tolist() == [expected_class(row, seen) for row in rows(found.objects)]
 
 
 def test_an_empty_picture_has_no_classes(blobs: Session, levels: Session) -> None:

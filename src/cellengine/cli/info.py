@@ -41,7 +41,7 @@ def _model_rows(model: ModelFile) -> list[tuple[str, str]]:
         ("name", spec.name),
         ("task", spec.task),
         ("channels", ", ".join(spec.channels)),
-        ("voxel size", _voxel_size(spec.axes, spec.voxel_size_um) or "none: it takes pixels as they come"),
+        ("voxel size", _voxel_size(spec.axes, spec.voxel_size_um) or _reduced(spec)),
         ("classes", ", ".join(spec.classes) or "-"),
         ("outputs", ", ".join(f"{o.name} ({o.channels})" if o.channels > 1 else o.name for o in spec.outputs)),
         ("decoder", _settings(spec.decoder)),
@@ -60,6 +60,14 @@ def _model_rows(model: ModelFile) -> list[tuple[str, str]]:
     if model.form:
         rows.insert(1, ("form", f"{model.form}, made from the model with SHA-256 {model.parent or 'unknown'}"))
     return rows
+
+
+def _reduced(spec: ModelSpec) -> str:
+    """What a model without a voxel size makes of pictures."""
+    if spec.reduce is None:
+        return "none: it takes pixels as they come"
+    factors = zip(spec.axes.lower(), spec.reduce, strict=True)
+    return f"none: it takes pictures made smaller, {', '.join(f'{axis} by {factor:g}' for axis, factor in factors)}"
 
 
 def _parity_row(parity: Parity) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from math import prod
 from typing import Any, TypeVar
@@ -23,7 +24,7 @@ from cellengine.engine.scale import measure_scale
 from cellengine.engine.scene import Scene, scenes
 from cellengine.engine.session import Session
 from cellengine.engine.table import Table
-from cellengine.errors import UsageError
+from cellengine.errors import InputError, UsageError
 from cellengine.geometry import Region
 from cellengine.io import ImageSource
 from cellengine.ops.normalize import normalize_into
@@ -114,17 +115,28 @@ def check_classifier(then: ModelSpec, model: ModelSpec) -> None:
         raise UsageError(f"--then needs a model that finds cells; {model.name} is one for {model.task}.")
 
 
+def _pictures(source: ImageSource, then: ModelSpec, model: ModelSpec, options: InferOptions) -> list[Scene]:
+    """The pictures of `source` as a classifier of the cells of `model` wants them.
+
+    It gets the channels chosen for the model where both take as many; else those that the picture itself decides, and
+    where it does not, those chosen.
+    """
+    if options.channel and len(then.channels) != len(model.channels):
+        with suppress(InputError):
+            return scenes(source, then, replace(options, channel=()))
+    return scenes(source, then, options)
+
+
 class CellClassifier:
     """Gives the objects of one source their classes, as the rows of their table come, and counts them."""
 
     def __init__(
         self, source: ImageSource, session: Session, model: ModelSpec, options: InferOptions, stop: Stop
     ) -> None:
-        """The classifier `session` gets the channels chosen for `model` where both take as many, else those that the
-        picture itself decides. InputError or UsageError on what is unclear."""
+        """`session`: the classifier; its channels are as `_pictures` says. InputError or UsageError on what is
+        unclear."""
         self._session, self._options, self._stop = session, options, stop
-        same = len(session.spec.channels) == len(model.channels)
-        self._pictures = scenes(source, session.spec, options if same else replace(options, channel=()))
+        self._pictures = _pictures(source, session.spec, model, options)
         self._counts: Counter[str] = Counter()
 
     def classify(self, picture: int, rows: Table) -> Table:
@@ -144,7 +156,7 @@ class CellClassifier:
 
         found = best(classify(list(centres), read, self._session, self._options, self._stop), spec.classes)
         self._counts.update(found["class"].tolist())
-        first = {name: rows[name] for name in ("label", "t", "z") if name in rows}
+        first: Table = {name: rows[name] for name in ("label", "t", "z") if name in rows}
         rest = {name: values for name, values in rows.items() if name not in (*first, "class", "score")}
         foreground = {"foreground": rows["score"]} if "score" in rows else {}
         return {**first, **found, **foreground, **rest}

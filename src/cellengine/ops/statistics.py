@@ -111,10 +111,10 @@ class _Integers:
         if count == 0:
             return _nothing(0, 0, self.percentiles)
         levels = np.flatnonzero(self.histogram)
-        number = [int(n) for n in self.histogram[levels]]
-        value = [int(v) + self.offset for v in levels]
-        total = sum(n * v for n, v in zip(number, value, strict=True))
-        square = sum(n * v * v for n, v in zip(number, value, strict=True))
+        number, value = self.histogram[levels], levels + self.offset
+        total, squares = int(number @ value), value * value
+        # in two halves of 16 bits: the sum of whole squares would pass 63 bits beyond 2^31 voxels
+        square = (int(number @ (squares >> 16)) << 16) + int(number @ (squares & 0xFFFF))
         ends = np.cumsum(self.histogram[levels])
 
         def order(rank: int) -> float:
@@ -171,7 +171,7 @@ class _Floats:
         if self.percentiles and self.sweep < 2:
             raise ValueError("A float picture is read twice: call next_sweep() and add every block once more.")
         total, square = Fraction(0), Fraction(0)
-        for exponent in range(255):
+        for exponent in map(int, np.flatnonzero(self.sums[:255].any(axis=1))):
             unit = Fraction(2) ** (max(exponent, 1) - 150)
             mantissas, low, high = (int(s) for s in self.sums[exponent])
             total += mantissas * unit
