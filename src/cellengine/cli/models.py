@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from cellengine.cli.tables import print_table
-from cellengine.engine.model_file import ModelFile, read_model_file
+from cellengine.engine.backends import OWN_FILE
+from cellengine.engine.model_file import ModelFile, find_form, read_model_file
 from cellengine.zoo import bundled
 
 COLUMNS = ("name", "task", "axes", "channels", "size", "metrics", "verified", "licence")
@@ -33,6 +34,11 @@ def _row(model: ModelFile) -> tuple[str, ...]:
         ", ".join(spec.channels),
         f"{len(model.content) / 1e6:.1f} MB",
         ", ".join(f"{name} {value:.3g}" for name, value in spec.metrics.items()) or "-",
-        ", ".join(dict.fromkeys(("fp32", *spec.precisions))),
+        ", ".join(dict.fromkeys(("fp32", *spec.precisions, *_forms(model)))),
         spec.licence or "-",
     )
+
+
+def _forms(model: ModelFile) -> list[str]:
+    """Precisions that lie beside the model in files of their own."""
+    return [form for form in OWN_FILE if find_form(model, form) is not None]
