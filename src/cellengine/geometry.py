@@ -83,6 +83,18 @@ class Cells:
     step: tuple[int, ...]
     """of a cell, at least 1 along every axis"""
 
+    @classmethod
+    def of_chunks(cls, shape: tuple[int, ...], chunks: tuple[int, ...], voxels: int) -> Cells:
+        """Cells of whole chunks, as many as `voxels` allow (at least one), so that no chunk is touched twice.
+
+        What lies next to each other along the last axes comes together first.
+        """
+        step = [min(c, n) for c, n in zip(chunks, shape, strict=True)]
+        for axis in reversed(range(len(shape))):
+            others = prod(n for i, n in enumerate(step) if i != axis)
+            step[axis] = min(shape[axis], max(1, voxels // (others * step[axis])) * step[axis])
+        return cls(shape, tuple(step))
+
     @property
     def counts(self) -> tuple[int, ...]:
         """Cells along each axis."""
@@ -90,6 +102,10 @@ class Cells:
 
     def __len__(self) -> int:
         return prod(self.counts)
+
+    def __iter__(self) -> Iterator[Region]:
+        """The cells in raster order."""
+        return map(self.cell, range(len(self)))
 
     def number(self, at: tuple[int, ...]) -> int:
         """The number of the cell at a position in the grid."""

@@ -14,7 +14,7 @@ from cellengine.engine.flow import Stop
 from cellengine.engine.predict import SCORE_STEPS
 from cellengine.engine.scene import Scene
 from cellengine.engine.table import Table, object_columns
-from cellengine.geometry import Cells, Region
+from cellengine.geometry import Region
 from cellengine.io.bricks import BrickFile, Place
 from cellengine.ops.measure import ObjectStatistics, ObjectTable
 from cellengine.ops.stitch import Kept
@@ -128,17 +128,3 @@ def counter(scene: Scene, spec: ModelSpec) -> ObjectStatistics:
     """Empty measurements of a picture: the channels of its file and, last, the foreground where the model has one."""
     channels = scene.source.shape[scene.source.axes.index("C")] if "C" in scene.source.axes else 1
     return ObjectStatistics(scene.shape, channels + is_scored(spec))
-
-
-def output_regions(shape: tuple[int, ...], chunks: tuple[int, ...], voxels: int) -> Iterator[Region]:
-    """Boxes that cover an output in raster order, each of whole chunks: no chunk is written twice.
-
-    They hold as many chunks as `voxels` allow, at least one; what is next to each other along the last axes first.
-    """
-    step = list(chunks)
-    for axis in reversed(range(len(shape))):
-        others = prod(n for i, n in enumerate(step) if i != axis)
-        step[axis] = min(shape[axis], max(1, voxels // (others * chunks[axis])) * chunks[axis])
-    cells = Cells(shape, tuple(step))
-    for number in range(len(cells)):
-        yield cells.cell(number)

@@ -52,7 +52,7 @@ class Checkpoint:
     picture in hand.
     """
 
-    def __init__(self, folder: Path, head: Plain, lines: Iterator[Plain]) -> None:
+    def __init__(self, folder: Path, head: Plain, lines: Iterator[Plain], cache_bytes: int) -> None:
         self.folder, self._head = folder, head
         self._intensities: dict[int, Plain] = {}
         self._tiles: dict[int, tuple[int, int, int]] = {}
@@ -65,7 +65,7 @@ class Checkpoint:
             folder.mkdir(parents=True, exist_ok=True)
             self._log = (folder / "log").open("ab", buffering=0)
         self.scores = SlotFile(folder / "scores", int(self.plan["slot_bytes"]))
-        self.labels = BrickFile(folder / "labels")
+        self.labels = BrickFile(folder / "labels", cache_bytes)
         for blocks in self._blocks.values():
             for number in [n for n, place in blocks.items() if not self.labels.holds(place)]:
                 del blocks[number]
@@ -171,18 +171,19 @@ def check_input(folder: Path, name: str, fingerprint: Plain) -> None:
         )
 
 
-def open_checkpoint(folder: Path, name: str, run: str, fingerprint: Plain, plan: Plain) -> Checkpoint:
+def open_checkpoint(folder: Path, name: str, run: str, fingerprint: Plain, plan: Plain, cache_bytes: int) -> Checkpoint:
     """Go on with the record in `folder`, or begin one with `plan`.
 
     A record of another `run` is worth nothing and is replaced. One of the same run whose input has another
-    `fingerprint` is refused with a UsageError that says what differs; `name` is the input's.
+    `fingerprint` is refused with a UsageError that says what differs; `name` is the input's. `cache_bytes`: memory for
+    labels that were read last.
     """
     log = folder / "log"
     lines = list(_whole_lines(log)) if log.exists() else []
     if lines and lines[0].get("run") == run:
         head = lines[0]
         check_input(folder, name, fingerprint)
-        return Checkpoint(folder, head, iter(lines[1:]))
+        return Checkpoint(folder, head, iter(lines[1:]), cache_bytes)
     remove(folder)
     head = {"run": run, "input": fingerprint, "plan": plan}
     with writing(folder):
@@ -190,7 +191,7 @@ def open_checkpoint(folder: Path, name: str, run: str, fingerprint: Plain, plan:
         partial = partial_name(log)
         partial.write_bytes(_line(head))
         partial.replace(log)
-    return Checkpoint(folder, json.loads(json.dumps(head)), iter(()))
+    return Checkpoint(folder, json.loads(json.dumps(head)), iter(()), cache_bytes)
 
 
 def _head(folder: Path) -> Plain:

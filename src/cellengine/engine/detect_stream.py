@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from cellengine.engine.assemble import output_regions
 from cellengine.engine.classify import CellClassifier
 from cellengine.engine.detect import detect
 from cellengine.engine.flow import Stop, overlap
@@ -29,7 +28,7 @@ from cellengine.engine.scale import measure_scene
 from cellengine.engine.scene import Scene, scenes
 from cellengine.engine.session import Session
 from cellengine.engine.table import Table, detected_columns
-from cellengine.geometry import Region
+from cellengine.geometry import Cells, Region
 from cellengine.io import ImageSource, TableWriter, create_sink, write_png
 from cellengine.ops.detected import Detected, join_detected
 from cellengine.ops.detections import paste_masks
@@ -74,7 +73,7 @@ def stream_detected(
     unfit = objects = 0
     with ExitStack() as held:
         sink = held.enter_context(create_sink(path, shape, axes, source.voxel_size_um))
-        pieces = list(output_regions(pictures[0].shape, sink.chunks[-len(pictures[0].shape) :], voxels))
+        pieces = list(Cells.of_chunks(pictures[0].shape, sink.chunks[-len(pictures[0].shape) :], voxels))
         table: TableWriter | None = None
         for index, scene in enumerate(pictures):
             with clock("scale"):

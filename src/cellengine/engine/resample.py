@@ -159,6 +159,8 @@ class ResampledSource:
         self.name, self.axes, self.dtype = source.name, source.axes, source.dtype
         self.channel_names, self.is_rgb = source.channel_names, source.is_rgb
         self.shape = tuple(next(sizes) if a in "ZYX" else n for a, n in zip(source.axes, source.shape, strict=True))
+        pairs = zip(source.chunks, source.shape, self.shape, strict=True)
+        self.chunks = tuple(max(1, c * new // old) for c, old, new in pairs)
         self.voxel_size_um = None
         if source.voxel_size_um is not None:
             sides = zip(source.voxel_size_um, _spatial(source), spatial, strict=True)

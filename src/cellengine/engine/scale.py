@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cellengine.engine.scene import Scene
-from cellengine.geometry import Region
+from cellengine.geometry import Cells
 from cellengine.ops.normalize import ChannelStatistics, Scale, measure, range_scale
 from cellengine.spec import Normalize
 
@@ -37,20 +37,22 @@ class Intensities:
 
 BLOCK_VOXELS = 1 << 22
 """voxels read at once while a picture is measured"""
+MOST_VOXELS = 1 << 24
+"""of a chunk that is read as a whole"""
 
 
 def measure_scene(scene: Scene, config: Normalize) -> Intensities:
-    """Measure a whole picture in strips. A channel that feeds the model several times is measured once."""
+    """Measure a whole picture, chunk by chunk. A channel that feeds the model several times is measured once."""
     unique = tuple(dict.fromkeys(scene.channels))
-    step = max(1, BLOCK_VOXELS // max(1, prod(scene.shape[1:]) * len(unique)))
+    chunks = tuple(c for a, c in zip(scene.source.axes, scene.source.chunks, strict=True) if a in scene.axes)
+    if prod(chunks) > MOST_VOXELS:
+        chunks = (1,) * len(chunks)  # larger than what may be read at once
+    cells = Cells.of_chunks(scene.shape, chunks, BLOCK_VOXELS // len(unique))
 
-    def strips() -> Iterator[Array]:
-        for first in range(0, scene.shape[0], step):
-            last = min(first + step, scene.shape[0])
-            rest = Region.whole(scene.shape[1:])
-            yield scene.read_channels(Region((first, *rest.start), (last, *rest.stop)), unique)
+    def blocks() -> Iterator[Array]:
+        return (scene.read_channels(cell, unique) for cell in cells)
 
-    found = measure_scale(strips, len(unique), scene.source.dtype, config)
+    found = measure_scale(blocks, len(unique), scene.source.dtype, config)
     order = [unique.index(c) for c in scene.channels]
     scale = found.scale
     factor, offset = ([values[i] for i in order] for values in (scale.factor, scale.offset))

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from cellengine.engine.assemble import LabelledPicture, counter, is_scored, output_regions
+from cellengine.engine.assemble import LabelledPicture, counter, is_scored
 from cellengine.engine.blocks import Block, Blocks, Margins, block_margins, choose_core, kept_in_core, own_labels
 from cellengine.engine.checkpoint import Checkpoint, open_checkpoint, scratch_folder
 from cellengine.engine.classify import CellClassifier
@@ -50,6 +50,8 @@ PIECE_BYTES = 24
 """memory a voxel of the picture takes while labels and scores are brought back to its grid and measured"""
 BLOCK_SHARE = 1 / 4
 """share of a run's memory for blocks in work; the rest is for the network, the source's cache, and the program"""
+CACHE_PART = 16
+"""one part in so many of a run's memory keeps labels that were read last, when the network needs none any more"""
 AHEAD = 2
 """blocks that may wait for each thread that labels: beyond, the network waits, so that scores do not pile up"""
 
@@ -161,7 +163,8 @@ def stream_source(
     with writing(stem.parent):
         stem.parent.mkdir(parents=True, exist_ok=True)
     folder = scratch_folder(stem)
-    with open_checkpoint(folder, source.name, run, fingerprint or {}, to_plain(how.cut)) as checkpoint:
+    frozen, cache = to_plain(how.cut), ram_limit(options) // CACHE_PART
+    with open_checkpoint(folder, source.name, run, fingerprint or {}, frozen, cache) as checkpoint:
         how = replace(how, cut=from_plain(Cut, checkpoint.plan))
         plan = replace(plan, tile=how.cut.tile, halo=how.cut.halo, batch=how.cut.batch)
         work = _Work(source, session, options, plan, how, checkpoint, clock, stop, progress)
@@ -311,7 +314,7 @@ class _Work:
                         rows = cells.classify(index, rows)
                     table = table or held.enter_context(TableWriter(table_path, list(rows)))
                     table.append(rows)
-            regions = list(output_regions(shape, sink.chunks, self.how.piece))
+            regions = Cells.of_chunks(shape, sink.chunks, self.how.piece)
             assemble = _Assembly(axes, labelled).labels
             for region, labels in zip(regions, overlap(assemble, regions, self.how.threads, self.stop), strict=True):
                 sink.write(region, labels)

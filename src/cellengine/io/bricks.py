@@ -25,8 +25,6 @@ _encode = cast(Callable[..., bytes], imagecodecs.zstd_encode)
 _decode = cast(Callable[..., bytes], imagecodecs.zstd_decode)
 """their stubs leave out arrays and byte arrays"""
 _BRICK = {2: (256, 256), 3: (32, 64, 64)}
-CACHE_BYTES = 64 << 20
-"""bricks that stay decoded: neighbouring blocks are compared with each other, one pair after the other"""
 _LENGTH = struct.Struct("<I")
 
 
@@ -44,16 +42,16 @@ class BrickFile:
 
     Label images are cut into bricks of some 100,000 voxels, so that a box is read without the rest; they shrink to a
     few percent. Every record carries its own index: a run that goes on needs only its place. Any thread may write
-    and read. Memory: at most `CACHE_BYTES`.
+    and read. Bricks read last stay decoded, in `cache_bytes` at most: neighbours are compared pair by pair.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, cache_bytes: int = 0) -> None:
         self._path = path
         with writing(path):
             self._file = path.open("r+b" if path.exists() else "w+b", buffering=0)
             self._end = os.fstat(self._file.fileno()).st_size
         self._lock = Lock()
-        self._cache = SegmentCache(CACHE_BYTES)
+        self._cache = SegmentCache(cache_bytes)
 
     def append(self, labels: Array, tables: Mapping[str, Array]) -> Place:
         """Keep a uint32 label image and `tables`. ResourceError when the disk is full."""

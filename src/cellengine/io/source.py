@@ -54,6 +54,10 @@ class ImageSource(Protocol):
         """A subsequence of "TCZYX" with Y and X. T, C and Z of length 1 are dropped; RGB samples are C."""
 
     @property
+    def chunks(self) -> tuple[int, ...]:
+        """Regions that are multiples of this, one length an axis, are read fastest."""
+
+    @property
     def channel_names(self) -> tuple[str, ...]:
         """One name a channel, or empty where the file names none."""
 
@@ -110,6 +114,7 @@ class BaseSource(ABC):
         self.layout = layout
         self.shape = layout.shape
         self.axes = layout.axes
+        self.chunks = (*(1,) * (len(layout.shape) - 1), layout.shape[-1])
         self.dtype = pixel_dtype(name, dtype)
         self.is_rgb = is_rgb and channels == 3
         self.channel_names = ("red", "green", "blue") if self.is_rgb else channel_names

@@ -59,6 +59,8 @@ class ZarrSource(BaseSource):
                 voxel_size_um=voxel_size(layout.axes, image.sizes_um),
             )
         self._array = array
+        stored = dict(zip(layout.stored_axes, array.chunks, strict=True))
+        self.chunks = tuple(stored[axis] for axis in layout.axes)
         self._stored_dtype = np.dtype(array.dtype)
         self._chunk_bytes = prod(array.chunks) * self._stored_dtype.itemsize
         self._cache_bytes = cache_bytes

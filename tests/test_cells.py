@@ -1,4 +1,4 @@
-"""Boxes in which outputs are written: whole chunks, each once, in raster order."""
+"""Boxes in which images are read and written: whole chunks, each once, in raster order."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cellengine.engine.assemble import output_regions
+from cellengine.geometry import Cells
 
 
 @settings(max_examples=30)
@@ -20,7 +20,7 @@ def test_no_chunk_is_written_twice(data: st.DataObject) -> None:
     voxels = data.draw(st.integers(1, 500))
     seen = np.zeros(shape, int)
     starts = []
-    for region in output_regions(shape, chunks, voxels):
+    for region in Cells.of_chunks(shape, chunks, voxels):
         seen[region.slices] += 1
         starts.append(region.start)
         assert region.size <= max(voxels, prod(chunks))
@@ -32,6 +32,6 @@ def test_no_chunk_is_written_twice(data: st.DataObject) -> None:
 
 
 def test_as_much_at_once_as_the_memory_allows() -> None:
-    assert len(list(output_regions((64, 512, 512), (16, 128, 128), 64 * 512 * 512))) == 1
-    assert len(list(output_regions((64, 512, 512), (16, 128, 128), 16 * 512 * 512))) == 4
-    assert len(list(output_regions((1, 4000, 4000), (1, 64, 4000), 640 * 4000))) == 7
+    assert len(Cells.of_chunks((64, 512, 512), (16, 128, 128), 64 * 512 * 512)) == 1
+    assert len(Cells.of_chunks((64, 512, 512), (16, 128, 128), 16 * 512 * 512)) == 4
+    assert len(Cells.of_chunks((1, 4000, 4000), (1, 64, 4000), 640 * 4000)) == 7
