@@ -25,7 +25,7 @@ def commands(page: Path, *, marked: bool = False) -> list[list[str]]:
     text = page.read_text(encoding="utf-8")
     blocks = [m["body"] for m in BLOCK.finditer(text) if m["run"] or not marked]
     if not marked:
-        blocks += re.findall(r"(?m)^    (cellengine .*(?:\\\n.*)*)", text)
+        blocks += re.findall(r"(?m)^    (cellengine (?:[^\n]*\\\n)*[^\n]*)", text)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     split = [shlex.split(line.removeprefix("$ "), comments=True) for line in lines if "cellengine " in line]
     starts = [next((i for i, word in enumerate(words) if word == "cellengine"), None) for words in split]
