@@ -6,6 +6,7 @@ import platform
 import resource
 import sys
 from importlib import metadata
+from pathlib import Path
 
 PACKAGES = (
     "numpy",
@@ -37,5 +38,9 @@ def versions() -> dict[str, str]:
 
 def peak_memory_bytes() -> int:
     """The most memory this process has held so far (resident)."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # VmHWM; what getrusage gives begins, after a fork and exec, with the parent's
+        lines = status.read_text(encoding="ascii", errors="replace").splitlines()
+        return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak if sys.platform == "darwin" else peak * 1024)

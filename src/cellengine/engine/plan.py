@@ -104,8 +104,9 @@ def _network_share(session: Session, options: InferOptions) -> float:
     """Bytes that one batch may take: of the machine's memory, or of the GPU's, where `concurrency` are in flight."""
     if not session.device.startswith("cuda"):
         return TILE_SHARE * ram_limit(options)
-    total = CudaDevice(int(session.device.partition(":")[2] or 0)).memory()[1]
-    return SHARE_OF_MEMORY * min(total, options.max_vram or total) / session.concurrency
+    devices = [int(device.partition(":")[2] or 0) for device in session.device.split(",")]
+    total = min(CudaDevice(number).memory()[1] for number in devices)
+    return SHARE_OF_MEMORY * min(total, options.max_vram or total) * len(devices) / session.concurrency
 
 
 def plan_halo(spec: ModelSpec, options: InferOptions) -> tuple[int, ...]:

@@ -7,13 +7,15 @@ and available combination of backend, device and precision; the fastest one on t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from cellengine.engine.backends.choice import Choice, Combination, choice_path, choose, read_choice
 from cellengine.engine.backends.folders import cache_folder
-from cellengine.engine.backends.hardware import cpu_count
+from cellengine.engine.backends.hardware import cpu_count, cuda_devices
+from cellengine.engine.backends.pool import SessionPool
 from cellengine.engine.backends.proofs import is_proven, may_be_proven
 from cellengine.engine.model_file import ModelFile, find_form, form_path, read_model_file, resolve_model
 from cellengine.engine.session import Session
@@ -122,8 +124,7 @@ def available(
         raise UsageError(f"Unknown backend {backend}; known are auto, {', '.join(BACKENDS)}.")
     if precision is not None and precision not in PRECISIONS:
         raise UsageError(f"Unknown precision {precision}; known are {', '.join(PRECISIONS)}.")
-    if device != "auto" and device.partition(":")[0] not in ("cpu", "cuda"):
-        raise UsageError(f"Unknown device {device}; known are auto, cpu, cuda:0, cuda:1, ...")
+    _check_device(device)
     device = "cuda:0" if device == "cuda" else device
     found: list[Candidate] = []
     for name in BACKENDS if backend == "auto" else (backend,):
@@ -150,7 +151,8 @@ def open_session(
 ) -> Session:
     """A model, ready to run.
 
-    `model` is a bundled name, a file, or one that was read before. `device` is `auto`, `cpu` or `cuda:N`; `backend` is
+    `model` is a bundled name, a file, or one that was read before. `device` is `auto`, `cpu`, `cuda:N`, several of them
+    with commas, or `all` GPUs: each is a session, fed from one queue, as was chosen for the first. `backend` is
     `auto` or a name of `BACKENDS`; `precision` None means any verified one. What is left open is decided by timing the
     candidates once per model and machine. `threads`: processors to use, by default all of this process. `max_vram`:
     bytes of a GPU's memory that the network may take, by default all that is free.
@@ -159,13 +161,35 @@ def open_session(
     UsageError for names that do not exist.
     """
     file = model if isinstance(model, ModelFile) else read_model_file(resolve_model(model))
-    considered = available(file, device=device, backend=backend, precision=precision)
+    first, *others = _devices(device)
+    considered = available(file, device=first, backend=backend, precision=precision)
     possible = _possible(considered)
     if not possible:
         raise DeviceError(_why_none(file, considered))
     combination = next(iter(possible)) if len(possible) == 1 else best_choice(file, considered, threads).combination
     chosen, place, kind = combination
-    return BACKENDS[chosen]().open(possible[combination], place, kind, threads, max_vram)
+    with ExitStack() as opened:
+        sessions = [
+            opened.enter_context(BACKENDS[chosen]().open(possible[combination], each, kind, threads, max_vram))
+            for each in (place, *others)
+        ]
+        opened.pop_all()
+    return sessions[0] if len(sessions) == 1 else SessionPool(sessions)
+
+
+def _devices(asked: str) -> list[str]:
+    """`all`, or a list with commas, as single devices."""
+    if asked == "all":
+        return [f"cuda:{i}" for i in range(cuda_devices())] or ["cpu"]
+    devices = [device.strip() for device in asked.split(",")]
+    for device in devices:
+        _check_device(device)
+    return devices
+
+
+def _check_device(device: str) -> None:
+    if device != "auto" and device.partition(":")[0] not in ("cpu", "cuda"):
+        raise UsageError(f"Unknown device {device}; known are auto, cpu, cuda:0, cuda:1, ..., several, or all.")
 
 
 def best_choice(model: ModelFile, candidates: list[Candidate], threads: int | None = None) -> Choice:
