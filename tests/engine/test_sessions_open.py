@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import platform
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,7 +17,7 @@ import onnx
 import pytest
 
 from cellengine.cli import main
-from cellengine.engine.backends import BACKENDS, available, best_choice, cache_folder, open_session
+from cellengine.engine.backends import BACKENDS, available, best_choice, cache_folder, hardware, open_session
 from cellengine.engine.backends.choice import Choice, Timing
 from cellengine.engine.backends.hardware import cpu_count, cuda_devices
 from cellengine.engine.model_file import read_model_file
@@ -163,6 +164,14 @@ def test_a_form_that_ran_elsewhere_is_unlocked_by_its_golden_test(
     monkeypatch.setenv("CELLENGINE_CACHE", str(tmp_path / "another machine"))
     with pytest.raises(DeviceError, match="doctor"):
         open_session(parent, backend="openvino", precision="int8")
+
+
+@pytest.mark.skipif(platform.machine().lower() in ("arm64", "aarch64"), reason="ARM adds 8-bit products in 32 bits")
+def test_int8_is_refused_where_it_would_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "cpu_flags", lambda: frozenset({"avx2", "avx512f"}))
+    for backend in CPU_BACKENDS:
+        assert "no VNNI instructions" in BACKENDS[backend]().why_not("cpu", "int8")
+        assert BACKENDS[backend]().why_not("cpu", "fp32") == ""
 
 
 def test_missing_package(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
