@@ -18,6 +18,7 @@ from cellengine.models.detection.anchors import level_anchors
 from cellengine.models.detection.boxes import clip, decode, encode, overlaps
 from cellengine.models.detection.compress import compress
 from cellengine.models.detection.mask_rcnn import BOX_WEIGHTS
+from cellengine.models.detection.proposals import NOTHING, peaks
 from cellengine.models.detection.roi_align import RoiAlign
 from cellengine.models.detection.suppression import suppress
 from tests.models.detector import TINY, detector
@@ -113,6 +114,16 @@ def test_no_crowded_picture_needs_the_default_depth() -> None:
         boxes = random_boxes(random, 300, 80 * (crowd + 1), 30)
         keep = suppress(torch.from_numpy(boxes), 0.5, MaskRCNNConfig().suppression_depth)
         assert keep.nonzero()[:, 0].tolist() == greedy(boxes, 0.5)
+
+
+def test_peaks_are_anchors_that_no_neighbour_beats() -> None:
+    logits = torch.randn(2, 5 * 7 * 3, generator=torch.Generator().manual_seed(0))
+    found = peaks(logits, 5, 7).reshape(2, 5, 7, 3)
+    maps = logits.reshape(2, 5, 7, 3)
+    for n, y, x, shape in np.ndindex(2, 5, 7, 3):
+        around = maps[n, max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2]
+        expected = maps[n, y, x, shape] if maps[n, y, x, shape] == around.max() else NOTHING
+        assert found[n, y, x, shape] == expected
 
 
 # RoIAlign

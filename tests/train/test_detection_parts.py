@@ -27,7 +27,7 @@ Array = np.ndarray[Any, Any]
 
 CROP = (64, 96)
 GRID = AnchorGrid.of(TINY, CROP)
-SETTINGS = DetectionConfig(objects=20, anchors=64, proposals=30, boxes=32)
+SETTINGS = DetectionConfig(objects=20, anchors=64, candidates=40, proposals=30, boxes=32)
 
 
 def all_anchors() -> Array:

@@ -48,6 +48,9 @@ class MaskRCNNConfig:
     """side of the anchors of each pyramid level, finest first: four or five levels"""
     anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     """height over width"""
+    peaks: bool = False
+    """anchors are candidates only where none of the eight features around scores higher. Many anchors fit one small
+    object: without this those of few objects fill the candidates of a crowded picture"""
     candidates: int = 1000
     """best anchors of each level that enter the suppression"""
     proposals: int = 1000

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from cellengine.models.detection.anchors import level_anchors
 from cellengine.models.detection.boxes import at_least, clip, decode
@@ -59,16 +60,18 @@ class Proposals(nn.Module):
         maps: Sequence[torch.Tensor],
         logits: Sequence[torch.Tensor],
         deltas: Sequence[torch.Tensor],
+        candidates: int | None = None,
         count: int | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Boxes (N, count, 4) inside the picture, px, best first; and their logits, `NOTHING` for what is no box.
 
-        `logits` and `deltas` are the head's; `count` is by default the configuration's. Each level passes its best
-        candidates through a suppression of its own.
+        `logits` and `deltas` are the head's. Each level passes its best `candidates` through a suppression of its own.
+        Both numbers are by default the configuration's.
         """
         config = self.config
         height, width = maps[0].shape[2] * config.strides[0], maps[0].shape[3] * config.strides[0]
-        found = [self._candidates(i, maps[i], logits[i], deltas[i]) for i in range(len(maps))]
+        each = candidates or config.candidates
+        found = [self._candidates(i, maps[i], logits[i], deltas[i], each) for i in range(len(maps))]
         scores = torch.stack([score for score, _ in found], dim=1)
         boxes = clip(torch.stack([box for _, box in found], dim=1), height, width)
         keep = suppress(boxes, config.proposal_iou, config.suppression_depth) > 0
@@ -77,11 +80,13 @@ class Proposals(nn.Module):
         return take(boxes.flatten(1, 2), index), best
 
     def _candidates(
-        self, level: int, features: torch.Tensor, logits: torch.Tensor, deltas: torch.Tensor
+        self, level: int, features: torch.Tensor, logits: torch.Tensor, deltas: torch.Tensor, count: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits (N, candidates) and boxes (N, candidates, 4) of the best anchors of a level."""
-        count = self.config.candidates
-        anchors = level_anchors(self.config, level, features.shape[2], features.shape[3], features)
+        """Logits (N, count) and boxes (N, count, 4) of the best anchors of a level."""
+        height, width = features.shape[2], features.shape[3]
+        anchors = level_anchors(self.config, level, height, width, features)
+        if self.config.peaks:
+            logits = peaks(logits, height, width)
         filled = torch.cat([logits, logits.new_full((logits.shape[0], count), NOTHING)], dim=1)
         best, index = torch.topk(filled, count, dim=1)
         boxes = decode(
@@ -90,6 +95,14 @@ class Proposals(nn.Module):
             WEIGHTS,
         )
         return best, boxes
+
+
+def peaks(logits: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Logits (N, height * width * shapes) of a level, `NOTHING` where another shape or one of 8 neighbours has more."""
+    by_place = logits.reshape(logits.shape[0], height, width, -1)
+    around = functional.max_pool2d(by_place.amax(dim=3)[:, None], 3, 1, 1)[:, 0]
+    kept = torch.where(by_place >= around[..., None], by_place, torch.full_like(by_place, NOTHING))
+    return kept.flatten(1)
 
 
 def take(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:

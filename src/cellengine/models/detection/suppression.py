@@ -20,14 +20,21 @@ def suppress(
     """
     both, union = overlaps(boxes, boxes)
     n = boxes.shape[-2]
-    earlier = torch.ones(n, n, dtype=torch.bool, device=boxes.device).triu(1)
-    # no division: empty boxes suppress nothing and are not suppressed
-    beats = (both > iou_threshold * union) & earlier
+    earlier = torch.ones(n, n, dtype=torch.bool, device=boxes.device).tril(-1)
+    # row j, column i; no division: empty boxes suppress nothing and are not suppressed
+    beaten = (both > iou_threshold * union) & earlier
     if classes is not None:
-        beats = beats & (classes[..., :, None] == classes[..., None, :])
-    matrix = beats.to(boxes.dtype)
+        beaten = beaten & (classes[..., :, None] == classes[..., None, :])
+    matrix = beaten.to(boxes.dtype)
     keep = torch.ones_like(boxes[..., 0])
     for _ in range(depth):
-        # sums of zeros and ones are zero or not in any precision
-        keep = (torch.matmul(keep[..., None, :], matrix)[..., 0, :] == 0).to(boxes.dtype)
+        keep = (_beaten_by(matrix, keep) == 0).to(boxes.dtype)
     return keep
+
+
+def _beaten_by(matrix: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+    """Above 0 where a kept box beats: `matrix` (..., n, n) and `keep` (..., n) of 0 and 1 to (..., n)."""
+    if torch.compiler.is_exporting():
+        # in bf16 OpenVINO computes whatever leads to a MatMul in bf16: here that would be the corners of the boxes
+        return (matrix * keep[..., None, :]).amax(dim=-1)
+    return torch.matmul(matrix, keep[..., None])[..., 0]

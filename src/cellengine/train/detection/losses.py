@@ -43,7 +43,7 @@ def detection_losses(module: MaskRCNN, batch: Batch, settings: DetectionConfig) 
     terms = proposal_losses(torch.cat(logits, 1), torch.cat(coded, 1), anchors, state, deltas)
     with torch.no_grad():
         detached = [[t.detach() for t in values] for values in (logits, coded)]
-        proposals, scores = module.rpn(maps, *detached, count=settings.proposals)
+        proposals, scores = module.rpn(maps, *detached, candidates=settings.candidates, count=settings.proposals)
         sampled = sample_boxes(proposals, scores > NOTHING / 2, boxes, settings)
     class_logits, box_deltas = module.classify(maps, sampled.boxes)
     terms |= head_losses(class_logits, box_deltas, sampled, boxes)

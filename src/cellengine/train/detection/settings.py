@@ -20,8 +20,10 @@ class DetectionConfig:
     anchor_iou: tuple[float, float] = (0.3, 0.7)
     """below the first an anchor is background, from the second on it is an object, in between it is not used; the
     best anchors of each object are objects whatever their overlap"""
+    candidates: int = 2000
+    """best anchors of each level that enter the suppression while training"""
     proposals: int = 2000
-    """boxes that the proposals pass on while training"""
+    """boxes that it passes on"""
     boxes: int = 512
     """of these, with the true boxes, so many of a crop are learnt by the box head"""
     positive_boxes: float = 0.25
