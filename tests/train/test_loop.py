@@ -231,7 +231,7 @@ def test_two_processes_train_one_network(tmp_path: Path) -> None:
         f"here = Path({str(tmp_path)!r})\n"
         "train(TrainConfig.from_json((here / 'config.json').read_text()), here / 'two', device='cpu', echo=print)\n"
     )
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", str(script)]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
     done = subprocess.run(launch, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("pictures to train on") == 1
