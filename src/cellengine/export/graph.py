@@ -40,7 +40,8 @@ def to_onnx(module: nn.Module, spec: ModelSpec) -> onnx.ModelProto:
     sides = {2 + i: f"side_{axis.lower()}" for i, axis in enumerate(spec.axes)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        logging.getLogger("onnxscript").setLevel(logging.ERROR)
+        for talker in ("onnxscript", "torch.onnx"):  # of packages that are not installed nor needed
+            logging.getLogger(talker).setLevel(logging.ERROR)
         program = torch.onnx.export(
             _Ordered(module, names).eval(),
             (example,),
