@@ -53,8 +53,8 @@ def module_of(checkpoint: Path) -> torch.nn.Module:
 def peer(path: Path, module: torch.nn.Module, spec: ModelSpec, folder: Path) -> int:
     """The usual stack, as the documentation of its parts writes it; returns the number of objects."""
     raw = tifffile.imread(path).astype(np.float32)
-    low, high = np.percentile(raw, (spec.normalize.low, spec.normalize.high))
-    scaled = (raw - low) / max(float(high - low), 1e-6)
+    low, high = np.percentile(raw, (spec.normalize.low, spec.normalize.high)).astype(np.float32)
+    scaled = (raw - low) / max(high - low, np.float32(1e-6))
     if spec.normalize.clip is not None:
         scaled = scaled.clip(*spec.normalize.clip)
     image = torch.from_numpy(np.broadcast_to(scaled, (len(spec.channels), *raw.shape)).copy())[None]
