@@ -153,8 +153,9 @@ def _batches(state: State, recipe: Recipe, config: TrainConfig, place: Place) ->
 
 
 def _leave_signals_to_the_loop(worker: int) -> None:
-    """A terminal sends Ctrl-C to every process of a command; samples are still needed for the step in hand."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Terminals and schedulers signal every process of a command; samples are still needed for the step in hand."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _train_step(
