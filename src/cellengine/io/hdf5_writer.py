@@ -30,7 +30,11 @@ class Hdf5Writer:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], shape: Sequence[int], axes: str, voxel_size_um: Sequence[float] | None = None
+        self,
+        path: str | os.PathLike[str],
+        shape: Sequence[int],
+        axes: str,
+        voxel_size_um: Sequence[float] | None = None,
     ) -> None:
         self.path, self.shape, self.axes = Path(path), tuple(int(n) for n in shape), axes
         self.voxel_size_um = voxel_size_um
