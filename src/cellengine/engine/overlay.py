@@ -82,7 +82,7 @@ def draw_plane(image: Array, labels: Array, is_rgb: bool) -> Array:
 def _to_rgb(image: Array, is_rgb: bool) -> Array:
     """Stretch between the percentiles 0.5 and 99.8; of channels that are no colours the first three are shown."""
     if is_rgb and image.dtype == np.uint8:
-        return np.ascontiguousarray(np.moveaxis(image[:3], 0, -1))
+        return np.moveaxis(image[:3], 0, -1).copy()  # never the picture itself: outlines are drawn into it
     rgb = np.zeros((*image.shape[1:], 3), np.uint8)
     for i, channel in enumerate(image[:3]):
         sample = channel[:: max(1, channel.shape[0] // 512), :: max(1, channel.shape[1] // 512)]
