@@ -19,7 +19,7 @@ SOURCE = Path(cellengine.__file__).parent
 OPTIONAL = {
     "bioio": ("io/bio.py",),
     "dask": ("engine/dask.py",),
-    "matplotlib": ("train/report.py",),
+    "matplotlib": ("train/report.py", "train/sweep.py"),
     "monai": ("train/",),
     "pynvml": ("engine/nvml.py",),
     "napari": ("cli/view.py",),
