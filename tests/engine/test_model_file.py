@@ -155,8 +155,13 @@ def test_external_constants_inside_branches_are_found(path: Path) -> None:
             "image has 4 axes in the graph, its spec says 5",
         ),
         (
-            {"task": "classification", "decoder": ClassOf(), "outputs": (Output("foreground"), Output("distance"))},
-            "4 axes in the graph, its spec says 2",
+            {
+                "task": "classification",
+                "decoder": ClassOf(),
+                "classes": ("live", "dead"),
+                "outputs": (Output("classes", 2),),
+            },
+            "outputs are foreground, distance, its spec says classes",
         ),
     ],
 )
