@@ -25,8 +25,7 @@ def encode_png(pixels: Array) -> bytes:
         raise ValueError(
             f"pixels of {pixels.dtype} {pixels.shape}; expected uint8 (height, width) or (height, width, 3)"
         )
-    encoded: bytes = imagecodecs.png_encode(np.ascontiguousarray(pixels), level=_LEVEL)
-    return encoded
+    return bytes(imagecodecs.png_encode(np.ascontiguousarray(pixels), level=_LEVEL))
 
 
 def write_png(path: str | os.PathLike[str], pixels: Array) -> None:
