@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -15,31 +14,26 @@ from typing import Any
 
 from cellengine.engine.backends import open_session
 from cellengine.engine.backends.hardware import cpu_count, cpu_name
-from cellengine.engine.checkpoint import check_input, holds_checkpoint, scratch_folder
+from cellengine.engine.checkpoint import check_input, scratch_folder
 from cellengine.engine.classify import check_classifier
 from cellengine.engine.crops import classify_into
-from cellengine.engine.detect_stream import stream_detected
 from cellengine.engine.environment import peak_memory_bytes, versions
 from cellengine.engine.flow import Stop, stop_on_signals
-from cellengine.engine.forecast import Forecast, check_disk, forecast, network_speed
-from cellengine.engine.infer import fits_memory, infer_source
+from cellengine.engine.forecast import Forecast, network_speed
+from cellengine.engine.job import Job, label_file, plan_job
 from cellengine.engine.journal import Journal, hold_output, open_journal
 from cellengine.engine.model_file import ModelFile, read_model_file, resolve_model
 from cellengine.engine.options import InferOptions
-from cellengine.engine.outlines import write_outlines
-from cellengine.engine.outputs import checksum, fingerprint, write_class_map, write_outputs
+from cellengine.engine.outputs import fingerprint
 from cellengine.engine.plan import check_tile, ram_limit
 from cellengine.engine.report import write_report
 from cellengine.engine.report.memory import MemoryTrace
-from cellengine.engine.resample import size_unknown
 from cellengine.engine.run import Progress
 from cellengine.engine.session import Session
-from cellengine.engine.stream import stream_source
 from cellengine.errors import InputError, PartialFailure, UsageError
-from cellengine.io import ImageSource, InputFile, find_inputs, open_source, output_stems, write_table
-from cellengine.io.opening import DEFAULT_CACHE_BYTES
+from cellengine.io import InputFile, find_inputs, output_stems, write_table
 from cellengine.io.sink import remove
-from cellengine.spec import ArgMax, ClassOf, Detections
+from cellengine.spec import ClassOf
 
 Plain = dict[str, Any]
 
@@ -54,17 +48,6 @@ class Device:
     device: str = "auto"
     backend: str = "auto"
     precision: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One input: what it is called in the records, what it was when the run began, and where its outputs go."""
-
-    name: str
-    path: Path
-    fingerprint: Plain
-    stem: Path
-    """below the output folder"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,15 +136,7 @@ def plan_files(
     asked: Plain = {"backend": device.backend, "precision": device.precision, "device": device.device}
     with open_session(file.path, **asked, max_vram=options.max_vram) as session:
         speed = network_speed(file, session, asked)
-        return [_plan_one(job, output, session, options, speed) for job in jobs]
-
-
-def _plan_one(job: Job, output: Path, session: Session, options: InferOptions, speed: float | None) -> Forecast:
-    with _open(job, options) as source:
-        how: Plain = {"is_zarr": job.path.is_dir(), "voxels_per_s": speed}
-        found = forecast(source, session, options, output / job.stem, **how)
-    check_disk(found, next(folder for folder in (output, *output.absolute().parents) if folder.is_dir()))
-    return found
+        return [plan_job(job, output, session, options, speed) for job in jobs]
 
 
 def read_models(model: str, then: str | None) -> tuple[ModelFile, ModelFile | None]:
@@ -258,99 +233,6 @@ def _failure(name: str, stage: str, error: Exception) -> Plain:
 def _numbered(progress: Progress, number: int, count: int) -> Progress:
     """Progress that says which file of how many it is."""
     return replace(progress, begin=lambda name, tiles: progress.begin(f"file {number}/{count} {name}", tiles))
-
-
-def label_file(
-    job: Job,
-    output: Path,
-    session: Session,
-    options: InferOptions,
-    stop: Stop,
-    progress: Progress,
-    *,
-    then: Session | None = None,
-    run: str = "",
-    voxels_per_s: float | None = None,
-) -> Plain:
-    """Label one input into `output`, its files whole under their names when this returns; the record of what was done.
-
-    What is finished of a large input lies in `scratch_folder(output / job.stem)`, to be removed when the record is
-    safe; a call for the same input and settings under the same name `run` goes on from there. `voxels_per_s` is the
-    speed of the network here, if known. `then` classifies the cells that the model of `session` finds.
-
-    Raises InputError for a picture that cannot be used, ResourceError for a full disk, Interrupted when `stop` says so.
-    """
-    with _open(job, options) as source:
-        warnings = _missing(source.name, source.missing_chunks(), options) + size_unknown(source, session.spec)
-        stem, is_zarr = output / job.stem, job.path.is_dir()
-        if isinstance(session.spec.decoder, ArgMax):
-            found, written = write_class_map(stem, source, session, options, stop, progress, is_zarr=is_zarr)
-        elif isinstance(session.spec.decoder, Detections) and not fits_memory(source, session, options):
-            found, written = stream_detected(source, session, options, stop, progress, stem, is_zarr=is_zarr, then=then)
-        elif _in_blocks(source, session, options, stem, identity := _name_of(run, session, options), voxels_per_s):
-            how: Plain = {"is_zarr": is_zarr, "run": identity, "fingerprint": job.fingerprint, "then": then}
-            found, written = stream_source(source, session, options, stop, progress, stem, **how)
-        else:
-            result = infer_source(source, session, options, stop, progress, then)
-            begun = time.perf_counter()
-            written = write_outputs(stem, source, result, options, is_zarr=is_zarr)
-            found = result.run
-            found["seconds"]["write"] = round(time.perf_counter() - begun, 4)
-            found["seconds"]["total"] = round(found["seconds"]["total"] + found["seconds"]["write"], 4)
-        if options.outlines and not isinstance(session.spec.decoder, ArgMax):
-            begun = time.perf_counter()
-            labels, table = (stem.with_name(name) for name in written[:2])
-            written = [*written, write_outlines(options.outlines, stem, labels, table)]
-            found["seconds"]["outlines"] = round(time.perf_counter() - begun, 4)
-        if unfit := found["not_finite"]:
-            warnings.append(f"{source.name}: {unfit} values that are NaN or infinite were taken as 0")
-    outputs = [job.stem.with_name(name).as_posix() for name in written]
-    return {
-        **found,
-        "source": os.fspath(job.path.absolute()),
-        "input": job.fingerprint,
-        "outputs": outputs,
-        "sha256": {name: checksum(output / name) for name in outputs},
-        "warnings": warnings,
-    }
-
-
-def _open(job: Job, options: InferOptions) -> ImageSource:
-    return open_source(
-        job.path,
-        axes=options.axes,
-        dataset=options.dataset,
-        voxel_size_um=options.voxel_size_um,
-        cache_bytes=min(DEFAULT_CACHE_BYTES, ram_limit(options) // 16),
-    )
-
-
-def _in_blocks(
-    source: ImageSource, session: Session, options: InferOptions, stem: Path, run: str, speed: float | None
-) -> bool:
-    """Whether a source is labelled in blocks. ResourceError when the disk has no room for what that takes."""
-    scratch = scratch_folder(stem)
-    begun = holds_checkpoint(scratch, run)
-    expected = forecast(source, session, options, stem, is_zarr=False, voxels_per_s=speed, in_blocks=begun)
-    used = sum(path.stat().st_size for path in scratch.glob("*")) if begun else 0
-    check_disk(expected, next(folder for folder in stem.parents if folder.is_dir()), used)
-    return expected.streaming is not None
-
-
-def _name_of(run: str, session: Session, options: InferOptions) -> str:
-    """A name that two calls share when they would find the same."""
-    facts = [run, session.spec.to_json(), session.backend, session.device, session.precision, options.identity()]
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def _missing(name: str, count: int, options: InferOptions) -> list[str]:
-    """Absent chunks read as zeros, which may be right; the user decides whether that is an error."""
-    if not count:
-        return []
-    message = f"{name}: {count} stored chunks are absent and read as 0"
-    if options.missing == "error":
-        raise InputError(f"{message}: copy the file again, or accept them with --missing warn.")
-    return [message]
 
 
 def _identity(

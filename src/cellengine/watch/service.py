@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from cellengine.engine.backends import open_session
-from cellengine.engine.batch import Device, Job, label_file, read_models
+from cellengine.engine.batch import Device, read_models
 from cellengine.engine.checkpoint import scratch_folder
 from cellengine.engine.environment import versions
 from cellengine.engine.flow import Stop, stop_on_signals
+from cellengine.engine.job import Job, label_file
 from cellengine.engine.journal import JOURNAL, RUN, hold_output
 from cellengine.engine.options import InferOptions
 from cellengine.engine.plan import check_tile
