@@ -39,6 +39,11 @@ class Region:
         """Slices that cut this region out of an array holding `outer`."""
         return tuple(slice(a - o, b - o) for a, b, o in zip(self.start, self.stop, outer.start, strict=True))
 
+    def seen_from(self, outer: Region) -> Region:
+        """This region in the coordinates of an array holding `outer`."""
+        start, stop = (tuple(i - o for i, o in zip(side, outer.start, strict=True)) for side in (self.start, self.stop))
+        return Region(start, stop)
+
     def intersect(self, other: Region) -> Region:
         """The part both cover; sides that do not meet become empty, never negative."""
         start = tuple(max(a, b) for a, b in zip(self.start, other.start, strict=True))

@@ -13,7 +13,9 @@ def describe_plan(inputs: Sequence[Forecast]) -> Iterator[str]:
         yield f"file {number}/{len(inputs)} {one.name}: {one.axes} {_by(one.shape)}"
         tiles = one.pictures * len(one.plan.grid)
         yield f"  network: {tiles} tiles of {_by(one.plan.tile)} px with a halo of {_by(one.plan.halo)}"
-        if one.streaming is None:
+        if one.streaming is None and one.resumable:
+            yield "  labels: from tile to tile; what is finished is kept on disk"
+        elif one.streaming is None:
             yield "  labels: each picture in one piece, in memory"
         else:
             cut = one.streaming.cut

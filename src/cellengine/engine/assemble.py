@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import prod
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -21,6 +21,17 @@ from cellengine.ops.stitch import Kept
 from cellengine.spec import ModelSpec
 
 Array = np.ndarray[Any, Any]
+
+
+class PictureLabels(Protocol):
+    """A picture that gives out its labels in any box."""
+
+    @property
+    def scene(self) -> Scene:
+        """The picture."""
+
+    def labels(self, region: Region) -> Array:
+        """Its labels in a box."""
 
 
 class LabelledPicture:
@@ -113,10 +124,29 @@ class LabelledPicture:
         """A block's own labels in a part of what it has read."""
         if self._blocks is None:
             raise ValueError("a picture with nothing to see has no blocks")
-        read = self._blocks[number].read
-        start = tuple(a - b for a, b in zip(region.start, read.start, strict=True))
-        stop = tuple(a - b for a, b in zip(region.stop, read.start, strict=True))
-        return self._store.read(self._places[number], Region(start, stop))
+        return self._store.read(self._places[number], region.seen_from(self._blocks[number].read))
+
+
+class Assembly:
+    """The labels of a source in any box, from those of its pictures."""
+
+    def __init__(self, axes: str, pictures: Sequence[PictureLabels]) -> None:
+        self._inner = [i for i, axis in enumerate(axes) if axis in pictures[0].scene.axes]
+        self._outer = [i for i, axis in enumerate(axes) if axis not in pictures[0].scene.axes]
+        places = [one.scene.place(axes, Region.whole(one.scene.shape)).start for one in pictures]
+        self._pictures = {tuple(p[i] for i in self._outer): one for p, one in zip(places, pictures, strict=True)}
+
+    def labels(self, region: Region) -> Array:
+        """uint32 labels of a box of the output."""
+        out = np.zeros(region.shape, np.uint32)
+        inner = Region(tuple(region.start[i] for i in self._inner), tuple(region.stop[i] for i in self._inner))
+        for at in np.ndindex(*(region.shape[i] for i in self._outer)):
+            place: list[int | slice] = [slice(None)] * len(region.start)
+            for axis, i in zip(self._outer, at, strict=True):
+                place[axis] = i
+            key = tuple(region.start[axis] + i for axis, i in zip(self._outer, at, strict=True))
+            out[tuple(place)] = self._pictures[key].labels(inner)
+        return out
 
 
 def is_scored(spec: ModelSpec) -> bool:

@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from cellengine.engine.journal import SCRATCH, differences
-from cellengine.errors import UsageError
+from cellengine.errors import InputError, UsageError
 from cellengine.io.axes import Array
 from cellengine.io.bricks import BrickFile, Place
 from cellengine.io.sink import partial_name, remove, writing
@@ -35,6 +35,8 @@ Plain = dict[str, Any]
 
 SYNC_EVERY_S = 3.0
 """most seconds of work that a power cut may cost"""
+CACHE_PART = 16
+"""one part in so many of a run's memory keeps labels that were read last, when the network needs none any more"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +50,8 @@ class Slot:
 class Checkpoint:
     """The record of one source, open for more. Any thread may add to it.
 
-    Closing keeps the files for the next run; `discard` removes them. Memory: about 300 bytes a block and a tile of the
-    picture in hand.
+    Closing keeps the files for the next run; `discard` removes them, and so does an input that cannot be read. Memory:
+    about 300 bytes a block, and a tile of the picture in hand.
     """
 
     def __init__(self, folder: Path, head: Plain, lines: Iterator[Plain], cache_bytes: int) -> None:
@@ -64,7 +66,7 @@ class Checkpoint:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             self._log = (folder / "log").open("ab", buffering=0)
-        self.scores = SlotFile(folder / "scores", int(self.plan["slot_bytes"]))
+        self.scores = SlotFile(folder / "scores", int(self.plan.get("slot_bytes", 0)))
         self.labels = BrickFile(folder / "labels", cache_bytes)
         for blocks in self._blocks.values():
             for number in [n for n, place in blocks.items() if not self.labels.holds(place)]:
@@ -146,7 +148,10 @@ class Checkpoint:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        if isinstance(error, InputError):
+            self.discard()
+        else:
+            self.close()
 
 
 def scratch_folder(stem: Path) -> Path:

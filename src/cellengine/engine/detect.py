@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import pairwise, product
 from math import ceil
 from typing import Any
 
 import numpy as np
 
+from cellengine.engine.checkpoint import Checkpoint
 from cellengine.engine.flow import Stop, overlap
+from cellengine.engine.frugal import run_within_memory
 from cellengine.engine.plan import Plan
 from cellengine.engine.predict import read_scaled
 from cellengine.engine.scene import Scene
@@ -68,24 +71,50 @@ def _axis(length: int, tile: int, halo: int, divisor: int) -> Iterator[tuple[tup
         yield (start, start + tile), (low, high)
 
 
+@dataclass(frozen=True, slots=True)
+class KeptWindows:
+    """What is found in the windows of one picture, a record a window in a checkpoint."""
+
+    checkpoint: Checkpoint
+    index: int
+    """of the picture in its source"""
+
+    def found(self) -> dict[int, Detected]:
+        """The objects of the windows that are finished, by number of the window."""
+        store, places = self.checkpoint.labels, self.checkpoint.blocks(self.index)
+        return {number: Detected(**store.tables(place)) for number, place in places.items()}
+
+    def keep(self, number: int, found: Detected) -> None:
+        """Store the objects of a window; any thread may."""
+        tables = {name: getattr(found, name) for name in ("boxes", "scores", "classes", "masks")}
+        self.checkpoint.keep_block(self.index, number, np.zeros((0, 0), np.uint32), tables)
+
+
 def detect(
-    scene: Scene, session: Session, plan: Plan, scale: Scale, stop: Stop, progress: Callable[[int], None]
+    scene: Scene,
+    session: Session,
+    plan: Plan,
+    scale: Scale,
+    stop: Stop,
+    progress: Callable[[int], None],
+    kept: KeptWindows | None = None,
 ) -> Detected:
     """The objects of a whole picture, best first. `progress` is told the number of windows finished.
 
-    Every call of the network gets a full batch, filled up with zeros. Memory: per worker one batch of input and
-    output, and for each object its mask and a byte a pixel of its box.
+    Every call of the network gets a full batch, filled up with zeros. Windows that are `kept` are not computed again.
+    Memory: per worker one batch of input and output, and for each object its mask and a byte a pixel of its box.
     """
     decoder = session.spec.decoder
     if not isinstance(decoder, Detections):
         raise ModelError(f"{session.spec.name}: a detector needs the decoder 'detections', found {decoder.kind!r}.")
     windows = plan_windows(plan.shape, plan.tile, plan.halo, plan.divisor)
 
-    def run(tiles: list[Tile]) -> list[Detected]:
+    def run(numbers: range) -> list[tuple[int, Detected]]:
+        tiles = [windows[number] for number in numbers]
         batch = np.zeros((plan.batch, len(scene.channels), *tiles[0].read.shape), np.float32)
         for i, tile in enumerate(tiles):
             read_scaled(scene, tile.read, scale, batch[i])
-        outputs = session.run(batch)
+        outputs = run_within_memory(session, batch, plan.halo)
         places = outputs["scores"].shape[1]
         for i, tile in enumerate(tiles):
             if outputs["count"][i] >= places:
@@ -95,12 +124,20 @@ def detect(
                     places,
                     session.spec.name,
                 )
-        return [detected_in_tile(outputs, i, tile, decoder.min_score) for i, tile in enumerate(tiles)]
+        parts = [(n, detected_in_tile(outputs, i, windows[n], decoder.min_score)) for i, n in enumerate(numbers)]
+        for number, part in parts:
+            if kept is not None and number not in found:
+                kept.keep(number, part)
+        return parts
 
-    found: list[Detected] = []
-    batches = (windows[i : i + plan.batch] for i in range(0, len(windows), plan.batch))
-    for parts in overlap(run, batches, session.concurrency, stop):
-        found += parts
+    found = {} if kept is None else kept.found()
+    # a batch holds the same windows whatever was finished before, so that a run that goes on computes the same bits
+    batches = [range(i, min(i + plan.batch, len(windows))) for i in range(0, len(windows), plan.batch)]
+    missing = [numbers for numbers in batches if any(number not in found for number in numbers)]
+    progress(len(windows) - sum(map(len, missing)))
+    for parts in overlap(run, missing, session.concurrency, stop):
+        found |= {number: part for number, part in parts if number not in found}
         progress(len(parts))
-    progress(len(plan.tiles) - len(windows))  # the plan counts tiles as for score maps
-    return drop_doubles(join_detected(found), decoder.max_iou, (plan.shape[-2], plan.shape[-1]))
+    progress(len(plan.grid) - len(windows))  # the plan counts tiles as for score maps
+    ordered = [found[number] for number in range(len(windows))]
+    return drop_doubles(join_detected(ordered), decoder.max_iou, (plan.shape[-2], plan.shape[-1]))

@@ -1,7 +1,8 @@
 """A detector on pictures whose labels do not fit in memory: its objects are kept, labels are made piece by piece.
 
 Boxes and masks are small, so the objects of a picture stay in memory; their label image is pasted in pieces, twice:
-once to find the order in which objects appear, once to write and measure them under their numbers.
+once to find the order in which objects appear, once to write and measure them under their numbers. What the network
+finds is kept in a checkpoint, window by window; pasting starts over after a kill.
 """
 
 from __future__ import annotations
@@ -16,15 +17,16 @@ from typing import Any
 
 import numpy as np
 
+from cellengine.engine.checkpoint import Checkpoint
 from cellengine.engine.classify import CellClassifier
-from cellengine.engine.detect import detect
+from cellengine.engine.detect import KeptWindows, detect
 from cellengine.engine.flow import Stop, overlap
+from cellengine.engine.measured import measure_once
 from cellengine.engine.options import InferOptions
 from cellengine.engine.outputs import labels_path
 from cellengine.engine.overlay import Window
 from cellengine.engine.plan import plan_picture, ram_limit
-from cellengine.engine.run import Clock, Progress, check_finite, describe_run, label_axes
-from cellengine.engine.scale import measure_scene
+from cellengine.engine.run import Clock, Progress, describe_run, label_axes
 from cellengine.engine.scene import Scene, scenes
 from cellengine.engine.session import Session
 from cellengine.engine.table import Table, detected_columns
@@ -54,15 +56,17 @@ def stream_detected(
     stem: Path,
     *,
     is_zarr: bool,
+    checkpoint: Checkpoint,
     then: Session | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
     """As `infer_source` and `write_outputs` with a detector, whatever the size of the picture.
 
-    Memory: the plan's, and about 5 kB an object of a picture. Returns what is recorded, and the names of the outputs.
+    Windows that the `checkpoint`, begun with the plan of the source, holds are not computed again. Memory: the plan's,
+    and about 5 kB an object of a picture. Returns what is recorded, and the names of the outputs.
     """
     spec, clock, begun = session.spec, Clock(), time.perf_counter()
     pictures = scenes(source, spec, options)
-    plan = plan_picture(pictures[0].seen.shape, session, options)
+    plan = plan_picture(pictures[0].seen.shape, session, options).thawed(checkpoint.plan)
     progress.begin(source.name, len(pictures) * len(plan.grid))
     cells = None if then is None else CellClassifier(source, then, spec, options, stop)
     axes, shape = label_axes(source, options)
@@ -70,23 +74,25 @@ def stream_detected(
     table_path, overlay_path = (stem.with_name(stem.name + end) for end in (".objects.csv", ".overlay.png"))
     threads = worker_count()
     voxels = max(1, int(PIECE_SHARE * ram_limit(options) / (threads * PIECE_BYTES)))
-    unfit = objects = 0
+    unfit = objects = restored = 0
     with ExitStack() as held:
         sink = held.enter_context(create_sink(path, shape, axes, source.voxel_size_um))
         pieces = list(Cells.of_chunks(pictures[0].shape, sink.chunks[-len(pictures[0].shape) :], voxels))
         table: TableWriter | None = None
         for index, scene in enumerate(pictures):
             with clock("scale"):
-                intensities = measure_scene(scene.seen, spec.normalize)
-            if intensities.not_finite:
-                unfit += check_finite(source, intensities, options)
+                measured = measure_once(index, scene, spec.normalize, options, checkpoint)
+            if measured.not_finite:
+                unfit += measured.not_finite
                 scene = replace(scene, fill=True)
             found = join_detected([])
-            if intensities.constant:
+            if measured.constant:
                 progress.advance(len(plan.grid))
             else:
+                restored += len(checkpoint.blocks(index))
+                kept = KeptWindows(checkpoint, index)
                 with clock("network"):
-                    found = detect(scene.seen, session, plan, intensities.scale, stop, progress.advance)
+                    found = detect(scene.seen, session, plan, measured.scale, stop, progress.advance, kept)
             window = Window.central(scene.shape)
             picture = PastedPicture(scene, found, pieces, threads, stop)
             with clock("label"):
@@ -107,7 +113,8 @@ def stream_detected(
                 if index == len(pictures) // 2:
                     write_png(overlay_path, window.draw(scene))
     run = describe_run(source, [plan] * len(pictures), objects, unfit, clock, time.perf_counter() - begun)
-    run |= {"pieces": len(pictures) * len(pieces)} | ({} if cells is None else cells.record())
+    run |= {"pieces": len(pictures) * len(pieces), "tiles_from_earlier_runs": restored}
+    run |= {} if cells is None else cells.record()
     return run, [p.name for p in (path, table_path, overlay_path)]
 
 

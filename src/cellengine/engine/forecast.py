@@ -48,6 +48,8 @@ class Forecast:
     """most memory of the process, estimated"""
     disk_bytes: int
     """most disk space at a time, estimated: scratch files and outputs"""
+    resumable: bool
+    """whether what is finished is kept on disk, so that a run that was killed goes on"""
     seconds: float | None
     """of the network; None when its speed on this machine was never timed"""
 
@@ -80,12 +82,14 @@ def forecast(
     labels = 4 * prod(shape)
     streaming = None
     memory, disk = PROGRAM_BYTES + whole, int(PACKED * labels)
+    resumable = in_blocks or long or whole > ram_limit(options)
     if isinstance(session.spec.decoder, ArgMax):
-        memory, disk = PROGRAM_BYTES + network_bytes(plan, session), disk // 4  # tiles go straight to the output
+        # a byte a voxel; tiles go straight to the output, or are kept compressed until all are there
+        memory, disk = PROGRAM_BYTES + network_bytes(plan, session), disk // 4 * (2 if resumable else 1)
     elif isinstance(session.spec.decoder, Detections):
         memory = PROGRAM_BYTES + min(whole, network_bytes(plan, session) + ram_limit(options) // 4)  # or in pieces
-        disk += labels if whole > ram_limit(options) else 0
-    elif in_blocks or long or whole > ram_limit(options):
+        disk += labels if resumable else 0
+    elif resumable:
         streaming = plan_streaming(source, pictures[0], plan, session, options)
         schedule = streaming.schedule(plan)
         disk += int(PACKED * labels) + schedule.most_kept(AHEAD * streaming.threads) * streaming.cut.slot_bytes
@@ -93,7 +97,7 @@ def forecast(
             disk += labels  # a TIFF is put together from an uncompressed one
         memory = PROGRAM_BYTES + network_bytes(plan, session) + streaming.memory_bytes + ram_limit(options) // 16
     return Forecast(
-        *(source.name, source.shape, source.axes, len(pictures), plan, streaming, memory, disk),
+        *(source.name, source.shape, source.axes, len(pictures), plan, streaming, memory, disk, resumable),
         seconds=None if voxels_per_s is None else voxels / voxels_per_s,
     )
 
@@ -101,11 +105,11 @@ def forecast(
 def check_disk(expected: Forecast, folder: Path, used: int = 0) -> None:
     """Refuse what the disk of `folder` has no room for, before any work; `used`: bytes that are there already.
 
-    Raises ResourceError.
+    Raises DiskFull.
     """
     free = shutil.disk_usage(folder).free + used
     if expected.disk_bytes > free:
-        raise ResourceError(
+        raise DiskFull(
             f"{expected.name}: labelling needs about {expected.disk_bytes / 1e9:.1f} GB on the disk of {folder}, "
             f"{free / 1e9:.1f} GB are free: free some space, or choose another -o."
         )

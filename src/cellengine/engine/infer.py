@@ -163,13 +163,6 @@ def _predict(
     return predict(scene, session, plan, intensities.scale, stop, progress.advance)
 
 
-def fits_memory(source: ImageSource, session: Session, options: InferOptions) -> bool:
-    """Whether `infer_source` may be used: otherwise labels go to the outputs piece by piece."""
-    pictures = scenes(source, session.spec, options)
-    plans = [plan_picture(scene.seen.shape, session, options) for scene in pictures]
-    return memory_needed(source, pictures, plans, session) <= ram_limit(options)
-
-
 def memory_needed(source: ImageSource, pictures: Sequence[Scene], plans: Sequence[Plan], session: Session) -> int:
     """Bytes that labelling whole pictures takes: labels of all of them, and the work on two."""
     voxels = max(prod(scene.shape) for scene in pictures)

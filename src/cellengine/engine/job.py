@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cellengine.engine.checkpoint import holds_checkpoint, scratch_folder
+from cellengine.engine.checkpoint import CACHE_PART, holds_checkpoint, open_checkpoint, scratch_folder
 from cellengine.engine.detect_stream import stream_detected
 from cellengine.engine.flow import Stop
 from cellengine.engine.forecast import Forecast, check_disk, forecast
-from cellengine.engine.infer import fits_memory, infer_source
+from cellengine.engine.infer import infer_source
 from cellengine.engine.options import InferOptions
 from cellengine.engine.outlines import write_outlines
 from cellengine.engine.outputs import checksum, write_class_map, write_outputs
@@ -26,7 +26,8 @@ from cellengine.engine.stream import stream_source
 from cellengine.errors import InputError
 from cellengine.io import ImageSource, open_source
 from cellengine.io.opening import DEFAULT_CACHE_BYTES
-from cellengine.spec import ArgMax, Detections
+from cellengine.io.sink import writing
+from cellengine.spec import ArgMax
 
 Plain = dict[str, Any]
 
@@ -76,21 +77,8 @@ def label_file(
     """
     with _open(job, options) as source:
         warnings = _missing(source.name, source.missing_chunks(), options) + size_unknown(source, session.spec)
-        stem, is_zarr = output / job.stem, job.path.is_dir()
-        if isinstance(session.spec.decoder, ArgMax):
-            found, written = write_class_map(stem, source, session, options, stop, progress, is_zarr=is_zarr)
-        elif isinstance(session.spec.decoder, Detections) and not fits_memory(source, session, options):
-            found, written = stream_detected(source, session, options, stop, progress, stem, is_zarr=is_zarr, then=then)
-        elif _in_blocks(source, session, options, stem, identity := _name_of(run, session, options), voxels_per_s):
-            how: Plain = {"is_zarr": is_zarr, "run": identity, "fingerprint": job.fingerprint, "then": then}
-            found, written = stream_source(source, session, options, stop, progress, stem, **how)
-        else:
-            result = infer_source(source, session, options, stop, progress, then)
-            begun = time.perf_counter()
-            written = write_outputs(stem, source, result, options, is_zarr=is_zarr)
-            found = result.run
-            found["seconds"]["write"] = round(time.perf_counter() - begun, 4)
-            found["seconds"]["total"] = round(found["seconds"]["total"] + found["seconds"]["write"], 4)
+        stem, how = output / job.stem, _Road(job, session, options, stop, progress, then, run, voxels_per_s)
+        found, written = how.label(source, stem)
         if options.outlines and not isinstance(session.spec.decoder, ArgMax):
             begun = time.perf_counter()
             labels, table = (stem.with_name(name) for name in written[:2])
@@ -109,6 +97,61 @@ def label_file(
     }
 
 
+@dataclass(frozen=True, slots=True)
+class _Road:
+    """How one input is labelled: in memory, or with a checkpoint when it is large or takes long."""
+
+    job: Job
+    session: Session
+    options: InferOptions
+    stop: Stop
+    progress: Progress
+    then: Session | None
+    run: str
+    voxels_per_s: float | None
+
+    def label(self, source: ImageSource, stem: Path) -> tuple[Plain, list[str]]:
+        """Write the outputs `stem`; what is recorded of them, and their names."""
+        work = (source, self.session, self.options, self.stop, self.progress)
+        is_zarr, decoder = self.job.path.is_dir(), self.session.spec.decoder
+        run = _name_of(self.run, self.session, self.options)
+        expected = self._expect(source, stem, run)
+        with writing(stem.parent):
+            stem.parent.mkdir(parents=True, exist_ok=True)
+        if expected.streaming is not None:
+            how: Plain = {"is_zarr": is_zarr, "run": run, "fingerprint": self.job.fingerprint, "then": self.then}
+            return stream_source(*work, stem, **how)
+        if not expected.resumable:
+            if isinstance(decoder, ArgMax):
+                return write_class_map(stem, *work, is_zarr=is_zarr)
+            return self._in_memory(source, stem)
+        folder, cache = scratch_folder(stem), ram_limit(self.options) // CACHE_PART
+        frozen = expected.plan.frozen
+        with open_checkpoint(folder, source.name, run, self.job.fingerprint, frozen, cache) as checkpoint:
+            if isinstance(decoder, ArgMax):
+                return write_class_map(stem, *work, is_zarr=is_zarr, checkpoint=checkpoint)
+            return stream_detected(*work, stem, is_zarr=is_zarr, checkpoint=checkpoint, then=self.then)
+
+    def _expect(self, source: ImageSource, stem: Path, run: str) -> Forecast:
+        """What is to come. ResourceError when the disk has no room for it."""
+        scratch = scratch_folder(stem)
+        begun = holds_checkpoint(scratch, run)
+        how: Plain = {"is_zarr": self.job.path.is_dir(), "voxels_per_s": self.voxels_per_s, "in_blocks": begun}
+        expected = forecast(source, self.session, self.options, stem, **how)
+        used = sum(path.stat().st_size for path in scratch.glob("*")) if begun else 0
+        check_disk(expected, next(folder for folder in stem.parents if folder.is_dir()), used)
+        return expected
+
+    def _in_memory(self, source: ImageSource, stem: Path) -> tuple[Plain, list[str]]:
+        result = infer_source(source, self.session, self.options, self.stop, self.progress, self.then)
+        begun = time.perf_counter()
+        written = write_outputs(stem, source, result, self.options, is_zarr=self.job.path.is_dir())
+        found = result.run
+        found["seconds"]["write"] = round(time.perf_counter() - begun, 4)
+        found["seconds"]["total"] = round(found["seconds"]["total"] + found["seconds"]["write"], 4)
+        return found, written
+
+
 def _open(job: Job, options: InferOptions) -> ImageSource:
     return open_source(
         job.path,
@@ -117,18 +160,6 @@ def _open(job: Job, options: InferOptions) -> ImageSource:
         voxel_size_um=options.voxel_size_um,
         cache_bytes=min(DEFAULT_CACHE_BYTES, ram_limit(options) // 16),
     )
-
-
-def _in_blocks(
-    source: ImageSource, session: Session, options: InferOptions, stem: Path, run: str, speed: float | None
-) -> bool:
-    """Whether a source is labelled in blocks. ResourceError when the disk has no room for what that takes."""
-    scratch = scratch_folder(stem)
-    begun = holds_checkpoint(scratch, run)
-    expected = forecast(source, session, options, stem, is_zarr=False, voxels_per_s=speed, in_blocks=begun)
-    used = sum(path.stat().st_size for path in scratch.glob("*")) if begun else 0
-    check_disk(expected, next(folder for folder in stem.parents if folder.is_dir()), used)
-    return expected.streaming is not None
 
 
 def _name_of(run: str, session: Session, options: InferOptions) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from cellengine.engine.checkpoint import Checkpoint
 from cellengine.engine.flow import Stop
 from cellengine.engine.options import InferOptions
 from cellengine.engine.overlay import draw_overlay
@@ -57,16 +58,18 @@ def write_class_map(
     progress: Progress,
     *,
     is_zarr: bool,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
     """Run a semantic model: `<stem>.labels.*` (class numbers), `<stem>.classes.csv` (areas) and `<stem>.overlay.png`.
 
-    Any size of picture; memory does not grow with it. Returns what is recorded, and the names of the outputs.
+    Tiles that a `checkpoint` holds are not computed again. Any size of picture; memory does not grow with it. Returns
+    what is recorded, and the names of the outputs.
     """
     axes, shape = label_axes(source, options)
     labels = labels_path(stem, prod(shape), options, is_zarr=is_zarr)
     table, overlay = (stem.with_name(stem.name + end) for end in (".classes.csv", ".overlay.png"))
     with create_sink(labels, shape, axes, source.voxel_size_um, np.uint8) as sink:
-        found = map_classes(source, session, options, stop, progress, sink)
+        found = map_classes(source, session, options, stop, progress, sink, checkpoint)
         write_png(overlay, found.window.draw(found.pictures[len(found.pictures) // 2]))
         write_table(table, found.table)
     return found.run, [path.name for path in (labels, table, overlay)]

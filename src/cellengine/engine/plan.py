@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from math import ceil, prod
+from typing import Any
 
 from cellengine.engine.backends.cuda import CudaDevice
 from cellengine.engine.backends.hardware import memory_limit
@@ -43,6 +45,15 @@ class Plan:
         core = self.grid.cell(number)
         start = tuple(a - h for a, h in zip(core.start, self.halo, strict=True))
         return Tile(Region(start, tuple(a + t for a, t in zip(start, self.tile, strict=True))), core)
+
+    @property
+    def frozen(self) -> dict[str, Any]:
+        """What a checkpoint keeps of a plan: plain data."""
+        return {"tile": list(self.tile), "halo": list(self.halo), "batch": self.batch}
+
+    def thawed(self, frozen: Mapping[str, Any]) -> Plan:
+        """This plan, cut as the one whose `frozen` is given."""
+        return replace(self, tile=tuple(frozen["tile"]), halo=tuple(frozen["halo"]), batch=int(frozen["batch"]))
 
     @property
     def tiled_voxels(self) -> int:

@@ -15,29 +15,28 @@ from typing import Any
 
 import numpy as np
 
-from cellengine.engine.assemble import LabelledPicture, counter, is_scored
+from cellengine.engine.assemble import Assembly, LabelledPicture, counter, is_scored
 from cellengine.engine.blocks import Block, Blocks, Margins, block_margins, choose_core, kept_in_core, own_labels
-from cellengine.engine.checkpoint import Checkpoint, open_checkpoint, scratch_folder
+from cellengine.engine.checkpoint import CACHE_PART, Checkpoint, open_checkpoint, scratch_folder
 from cellengine.engine.classify import CellClassifier
 from cellengine.engine.flow import Stop, overlap
 from cellengine.engine.label import label
+from cellengine.engine.measured import Measured, measure_once
 from cellengine.engine.options import InferOptions
 from cellengine.engine.outputs import labels_path
 from cellengine.engine.overlay import Window
 from cellengine.engine.plan import Plan, plan_picture, ram_limit
 from cellengine.engine.predict import Scores, predict_batches
-from cellengine.engine.run import Clock, Progress, check_finite, describe_run, label_axes
-from cellengine.engine.scale import measure_scene
+from cellengine.engine.run import Clock, Progress, describe_run, label_axes
 from cellengine.engine.scene import Scene, scenes
 from cellengine.engine.schedule import Schedule, tile_number
 from cellengine.engine.scores import TileScores, slot_bytes
 from cellengine.engine.session import Session
-from cellengine.errors import InputError, ResourceError
-from cellengine.geometry import Cells, Region
+from cellengine.errors import ResourceError
+from cellengine.geometry import Cells
 from cellengine.io import ImageSource, TableWriter, create_sink, write_png
 from cellengine.io.sink import writing
 from cellengine.ops.measure import ObjectStatistics
-from cellengine.ops.normalize import Scale
 from cellengine.ops.threads import worker_count
 from cellengine.records import from_plain, to_plain
 from cellengine.spec import Components
@@ -50,8 +49,6 @@ PIECE_BYTES = 24
 """memory a voxel of the picture takes while labels and scores are brought back to its grid and measured"""
 BLOCK_SHARE = 1 / 4
 """share of a run's memory for blocks in work; the rest is for the network, the source's cache, and the program"""
-CACHE_PART = 16
-"""one part in so many of a run's memory keeps labels that were read last, when the network needs none any more"""
 AHEAD = 2
 """blocks that may wait for each thread that labels: beyond, the network waits, so that scores do not pile up"""
 
@@ -89,15 +86,6 @@ class Streaming:
     def blocks(self, shape: tuple[int, ...]) -> Blocks:
         """The blocks of one picture of `shape`, as the network sees it."""
         return Blocks(shape, self.cut.core, self.cut.margins)
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """What is known of a picture's intensities before the network sees it."""
-
-    scale: Scale
-    not_finite: int
-    constant: bool
 
 
 def plan_streaming(source: ImageSource, scene: Scene, plan: Plan, session: Session, options: InferOptions) -> Streaming:
@@ -169,13 +157,9 @@ def stream_source(
         plan = replace(plan, tile=how.cut.tile, halo=how.cut.halo, batch=how.cut.batch)
         work = _Work(source, session, options, plan, how, checkpoint, clock, stop, progress)
         progress.begin(source.name, len(pictures) * len(plan.grid))
-        try:
-            cells = None if then is None else CellClassifier(source, then, session.spec, options, stop)
-            for index, scene in enumerate(pictures):
-                pictures[index] = work.label_picture(index, scene)
-        except InputError:
-            checkpoint.discard()
-            raise
+        cells = None if then is None else CellClassifier(source, then, session.spec, options, stop)
+        for index, scene in enumerate(pictures):
+            pictures[index] = work.label_picture(index, scene)
         objects, names = work.write(pictures, stem, is_zarr, cells)
     unfit = sum(work.measured[index].not_finite for index in range(len(pictures)))
     record = describe_run(source, [plan] * len(pictures), objects, unfit, clock, time.perf_counter() - begun)
@@ -212,7 +196,9 @@ class _Work:
 
     def label_picture(self, index: int, scene: Scene) -> Scene:
         """Bring every block of a picture into the checkpoint: the network computes tiles while blocks are labelled."""
-        measured = self.measured[index] = self._measure(index, scene)
+        with self.clock("scale"):
+            measured = measure_once(index, scene, self.session.spec.normalize, self.options, self.checkpoint)
+        self.measured[index] = measured
         if measured.not_finite:
             scene = replace(scene, fill=True)
         tiles, finished = len(self.plan.grid), self.checkpoint.blocks(index)
@@ -251,18 +237,6 @@ class _Work:
                 for future in waiting:
                     future.cancel()
         return scene
-
-    def _measure(self, index: int, scene: Scene) -> Measured:
-        kept = self.checkpoint.intensities(index)
-        if kept is not None:
-            return from_plain(Measured, kept)
-        with self.clock("scale"):
-            found = measure_scene(scene.seen, self.session.spec.normalize)
-        if found.not_finite:
-            check_finite(self.source, found, self.options)
-        measured = Measured(found.scale, found.not_finite, found.constant)
-        self.checkpoint.keep_intensities(index, to_plain(measured))
-        return measured
 
     def _finish_block(self, index: int, scene: Scene, number: int, scores: Scores) -> None:
         """Label a block and measure its core."""
@@ -315,7 +289,7 @@ class _Work:
                     table = table or held.enter_context(TableWriter(table_path, list(rows)))
                     table.append(rows)
             regions = Cells.of_chunks(shape, sink.chunks, self.how.piece)
-            assemble = _Assembly(axes, labelled).labels
+            assemble = Assembly(axes, labelled).labels
             for region, labels in zip(regions, overlap(assemble, regions, self.how.threads, self.stop), strict=True):
                 sink.write(region, labels)
             middle = labelled[len(labelled) // 2]
@@ -334,28 +308,6 @@ class _Work:
             labelled.append(LabelledPicture(scene, spec, blocks, *stored, objects, threads, self.stop))
             objects += labelled[-1].count
         return labelled
-
-
-class _Assembly:
-    """The labels of a source in any box, from those of its pictures."""
-
-    def __init__(self, axes: str, pictures: Sequence[LabelledPicture]) -> None:
-        self._inner = [i for i, axis in enumerate(axes) if axis in pictures[0].scene.axes]
-        self._outer = [i for i, axis in enumerate(axes) if axis not in pictures[0].scene.axes]
-        places = [one.scene.place(axes, Region.whole(one.scene.shape)).start for one in pictures]
-        self._pictures = {tuple(p[i] for i in self._outer): one for p, one in zip(places, pictures, strict=True)}
-
-    def labels(self, region: Region) -> Array:
-        """uint32 labels of a box of the output."""
-        out = np.zeros(region.shape, np.uint32)
-        inner = Region(tuple(region.start[i] for i in self._inner), tuple(region.stop[i] for i in self._inner))
-        for at in np.ndindex(*(region.shape[i] for i in self._outer)):
-            place: list[int | slice] = [slice(None)] * len(region.start)
-            for axis, i in zip(self._outer, at, strict=True):
-                place[axis] = i
-            key = tuple(region.start[axis] + i for axis, i in zip(self._outer, at, strict=True))
-            out[tuple(place)] = self._pictures[key].labels(inner)
-        return out
 
 
 def _settle(waiting: deque[Future[None]], most: int) -> None:
