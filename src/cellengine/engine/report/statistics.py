@@ -26,6 +26,8 @@ WINDOW_PX = 256
 """side of the places that are compared for doubtful objects"""
 DOUBTFUL = 0.7
 """objects with a lower score are doubtful"""
+MOST_WINDOWS = 20_000
+"""places that are compared at a time; beyond, the less doubtful half is forgotten"""
 SEAM_REACH = 8
 """px on both sides of a seam that are compared with the seam itself"""
 
@@ -280,6 +282,10 @@ def _add_windows(
     doubt = np.bincount(back.ravel(), DOUBTFUL - block["score"][weak], len(keys))
     for key, value in zip(map(tuple, keys.tolist()), doubt.tolist(), strict=True):
         windows[key] = windows.get(key, 0.0) + value
+    if len(windows) > MOST_WINDOWS:
+        # rows come in order of place: most of what is dropped is complete, and no candidate
+        for key, _ in heapq.nsmallest(len(windows) // 2, windows.items(), key=lambda item: item[1]):
+            del windows[key]
 
 
 def _ranked(
