@@ -7,6 +7,7 @@ Static quantisation in QDQ form: activations are uint8 with one scale a tensor, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ Ranges = Mapping[str, tuple[float, float]]
 """tensor -> smallest and largest value seen"""
 
 COMPARED = 4
-"""windows on which the layers are ranked"""
+"""windows on which layers are compared"""
 
 
 def quantise(proto: onnx.ModelProto, ranges: Ranges, float_layers: Sequence[str] = ()) -> onnx.ModelProto:
@@ -67,20 +68,21 @@ def find_int8(
     """The layers that must stay in floating point: as few of the most sensitive ones as it takes for `passes`.
 
     `proto` has named nodes. `passes` gets an int8 graph and its floating-point layers. First all layers are
-    quantised; if that fails they are ranked by what each does to the outputs when it alone is, and 1, 2, 4, ... of the
-    worst stay in fp32. Raises ModelError when half of the layers in fp32 are not enough: nothing would be won.
+    quantised; if that fails, 1, 2, 4, ... of them stay in fp32, each time those that bring the outputs closest to what
+    they were. Raises ModelError when half of the layers in fp32 are not enough: nothing would be won.
     """
     ranges = measure_ranges(proto, windows)
-    heads = find_layers(proto).heads
-    if passes(quantise(proto, ranges), heads):
-        return heads
-    ranked = _most_sensitive_first(proto, ranges, windows[:COMPARED])
-    for count in _doubling(len(ranked) // 2):
-        worst = ranked[:count]
-        if passes(quantise(proto, ranges, worst), (*worst, *heads)):
-            return (*worst, *heads)
+    layers = find_layers(proto)
+    if passes(quantise(proto, ranges), layers.heads):
+        return layers.heads
+    ranked = _most_harmful_first(proto, ranges, windows[:COMPARED])
+    kept: list[str] = []
+    for count in _doubling(len(layers.weighted) // 2):
+        kept += islice(ranked, count - len(kept))
+        if passes(quantise(proto, ranges, kept), (*kept, *layers.heads)):
+            return (*kept, *layers.heads)
     raise ModelError(
-        f"int8 does not find the same objects even with {len(ranked) // 2} of {len(ranked)} layers in fp32: "
+        f"int8 does not find the same objects even with {len(kept)} of {len(layers.weighted)} layers in fp32: "
         "leave it out of --precision, or give other pictures with --calibrate."
     )
 
@@ -94,17 +96,28 @@ def _doubling(most: int) -> Iterator[int]:
         yield most
 
 
-def _most_sensitive_first(proto: onnx.ModelProto, ranges: Ranges, windows: Sequence[Array]) -> list[str]:
-    """Layers by how far the outputs move when only that layer is quantised."""
+def _most_harmful_first(proto: onnx.ModelProto, ranges: Ranges, windows: Sequence[Array]) -> Iterator[str]:
+    """Layers by what it wins to keep them in fp32 beside those before: errors of layers add up and cancel.
+
+    Each is found when it is asked for, by trying every one that is left.
+    """
     exact = [_session(proto).run(None, {INPUT_NAME: window}) for window in windows]
-    layers = find_layers(proto)
-    moved: dict[str, float] = {}
-    for name in layers.weighted:
-        session = _session(_quantised(proto, Layers((name,), layers.heads, ()), ranges))
+    kept: list[str] = []
+    left = list(find_layers(proto).weighted)
+
+    def error(name: str) -> float:
+        """Mean square of how far the outputs are moved with `name` in fp32, too."""
+        layers = find_layers(proto, frozenset((*kept, name)))
+        session = _session(_quantised(proto, layers, ranges)) if layers.weighted else _session(proto)
         answers = [session.run(None, {INPUT_NAME: window}) for window in windows]
         pairs = [(a, b) for one, other in zip(exact, answers, strict=True) for a, b in zip(one, other, strict=True)]
-        moved[name] = float(np.mean([np.square(a - b).mean() for a, b in pairs]))
-    return sorted(moved, key=lambda name: -moved[name])
+        return float(np.mean([np.square(a - b).mean() for a, b in pairs]))
+
+    while left:
+        best = min(left, key=error)
+        kept.append(best)
+        left.remove(best)
+        yield best
 
 
 def _quantised(proto: onnx.ModelProto, layers: Layers, ranges: Ranges) -> onnx.ModelProto:

@@ -22,8 +22,8 @@ try:
 except ImportError as error:
     raise missing_package("openvino", "The backend openvino", "pip install openvino") from error
 
-HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
-"""precision -> arithmetic of the layers that stay in floating point"""
+HINTS = {"fp32": "f32", "bf16": "bf16"}
+"""precision -> arithmetic of the layers that are not int8; in an int8 file they take bf16 where the processor has it"""
 THREADS_PER_STREAM = 4
 """on 2 cores one stream of two threads is as fast as two streams of one, and needs half the memory"""
 SHAPES_KEPT = 4
@@ -48,8 +48,7 @@ class OpenVino:
 
     def precisions(self, device: str) -> tuple[str, ...]:
         """Precisions the processor has; bf16 is emulated by nothing."""
-        has_bf16 = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        return ("fp32", "bf16", "int8") if has_bf16 else ("fp32", "int8")
+        return ("fp32", "bf16", "int8") if _has_bf16(self._core) else ("fp32", "int8")
 
     def why_not(self, device: str, precision: str) -> str:
         """Why `device` or `precision` is not available here, and what would mend it; empty when it is."""
@@ -125,6 +124,7 @@ class OpenVinoSession:
         self.device = device
         self.precision = precision
         self._core = core
+        self._hint = HINTS.get(precision, "bf16" if _has_bf16(core) else "f32")
         self._threads = threads or cpu_count()
         self._streams = max(1, self._threads // THREADS_PER_STREAM)
         self.concurrency = self._streams + 1
@@ -161,7 +161,7 @@ class OpenVinoSession:
             "version": _version(),
             "device": self.device,
             "precision": self.precision,
-            "provider": f"CPU, {HINTS[self.precision]}",
+            "provider": f"CPU, {'int8 and ' if self.precision == 'int8' else ''}{self._hint}",
             "threads": self._threads,
             "streams": self._streams,
         }
@@ -185,7 +185,7 @@ class OpenVinoSession:
 
     def _compile(self, shape: tuple[int, ...]) -> _Compiled:
         settings = {
-            "INFERENCE_PRECISION_HINT": HINTS[self.precision],
+            "INFERENCE_PRECISION_HINT": self._hint,
             "EXECUTION_MODE_HINT": "ACCURACY",
             "NUM_STREAMS": self._streams,
             "INFERENCE_NUM_THREADS": self._threads,
@@ -195,9 +195,9 @@ class OpenVinoSession:
         model.reshape(list(shape))
         compiled = self._core.compile_model(model, "CPU", settings)
         found = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-        if found != HINTS[self.precision]:
+        if found != self._hint:
             raise DeviceError(
-                f"OpenVINO would compute in {found}, asked for was {HINTS[self.precision]}: take --backend onnxruntime."
+                f"OpenVINO would compute in {found}, asked for was {self._hint}: take --backend onnxruntime."
             )
         return _Compiled(compiled, self.concurrency, self._memory)
 
@@ -208,6 +208,10 @@ class OpenVinoSession:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _has_bf16(core: Any) -> bool:
+    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def _version() -> str:
