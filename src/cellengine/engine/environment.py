@@ -23,6 +23,8 @@ PACKAGES = (
     "edt",
     "torch",
 )
+IRRELEVANT = ("python", "torch", "onnx")
+"""versions that do not decide what `infer` finds"""
 
 
 def versions() -> dict[str, str]:
@@ -34,6 +36,11 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def deciding_versions() -> dict[str, str]:
+    """The versions that decide what `infer` finds: those of another run or machine must be the same."""
+    return {name: version for name, version in versions().items() if name not in IRRELEVANT}
 
 
 def peak_memory_bytes() -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -66,17 +66,26 @@ def predict_batches(
     def run(tiles: list[Tile]) -> list[Tile]:
         if not hasattr(own, "batch"):
             own.batch = np.zeros((plan.batch, len(scene.channels), *plan.tile), np.float32)
-        batch: Array = own.batch
-        batch[len(tiles) :] = 0
-        for i, tile in enumerate(tiles):
-            read_scaled(scene, tile.read, scale, batch[i])
-        outputs = run_within_memory(session, batch, plan.halo)
-        for i, tile in enumerate(tiles):
-            core = (slice(None), *tile.core.relative_to(tile.read))
-            keep(tile.core, {name: values[i][core] for name, values in outputs.items()})
+        for tile, outputs in zip(tiles, compute_batch(tiles, own.batch, scene, session, plan, scale), strict=True):
+            keep(tile.core, outputs)
         return tiles
 
     return overlap(run, batches, session.concurrency, stop)
+
+
+def compute_batch(
+    tiles: Sequence[Tile], batch: Array, scene: Scene, session: Session, plan: Plan, scale: Scale
+) -> list[dict[str, Array]]:
+    """The network's answers to the cores of at most `plan.batch` tiles: output name -> float32 (channels, *core.shape).
+
+    `batch` is memory to work in, float32 (plan.batch, channels, *plan.tile).
+    """
+    batch[len(tiles) :] = 0
+    for i, tile in enumerate(tiles):
+        read_scaled(scene, tile.read, scale, batch[i])
+    outputs = run_within_memory(session, batch, plan.halo)
+    cores = ((slice(None), *tile.core.relative_to(tile.read)) for tile in tiles)
+    return [{name: values[i][core] for name, values in outputs.items()} for i, core in enumerate(cores)]
 
 
 def tile_batches(plan: Plan) -> Iterator[list[Tile]]:

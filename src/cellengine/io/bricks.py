@@ -55,22 +55,15 @@ class BrickFile:
 
     def append(self, labels: Array, tables: Mapping[str, Array]) -> Place:
         """Keep a uint32 label image and `tables`. ResourceError when the disk is full."""
-        grid = Cells(labels.shape, _BRICK[labels.ndim])
-        cells = (grid.cell(number).slices for number in range(len(grid)))
-        bricks = [_pack(labels[cell].astype(np.uint32, copy=False)) for cell in cells]
-        columns = [_pack(table) for table in tables.values()]
-        index = {
-            "shape": labels.shape,
-            "bricks": [len(brick) for brick in bricks],
-            "tables": {n: [t.dtype.str, t.shape, len(c)] for (n, t), c in zip(tables.items(), columns, strict=True)},
-        }
-        head = json.dumps(index).encode()
-        data = b"".join([_LENGTH.pack(len(head)), head, *columns, *bricks])
+        return self.append_record(pack_record(labels, tables))
+
+    def append_record(self, record: bytes) -> Place:
+        """Keep what `pack_record` made, here or elsewhere. ResourceError when the disk is full."""
         with self._lock:
-            offset, self._end = self._end, self._end + len(data)
+            offset, self._end = self._end, self._end + len(record)
         with writing(self._path):
-            write_at(self._file.fileno(), data, offset)
-        return Place(offset, len(data), zlib.crc32(data))
+            write_at(self._file.fileno(), record, offset)
+        return Place(offset, len(record), zlib.crc32(record))
 
     def holds(self, place: Place) -> bool:
         """Whether the record at `place` is still what was written."""
@@ -125,6 +118,21 @@ class BrickFile:
         if not read_at(self._file.fileno(), data, offset):
             raise too_short(self._path)
         return data
+
+
+def pack_record(labels: Array, tables: Mapping[str, Array]) -> bytes:
+    """A uint32 label image and `tables` as a record of a `BrickFile`."""
+    grid = Cells(labels.shape, _BRICK[labels.ndim])
+    cells = (grid.cell(number).slices for number in range(len(grid)))
+    bricks = [_pack(labels[cell].astype(np.uint32, copy=False)) for cell in cells]
+    columns = [_pack(table) for table in tables.values()]
+    index = {
+        "shape": labels.shape,
+        "bricks": [len(brick) for brick in bricks],
+        "tables": {n: [t.dtype.str, t.shape, len(c)] for (n, t), c in zip(tables.items(), columns, strict=True)},
+    }
+    head = json.dumps(index).encode()
+    return b"".join([_LENGTH.pack(len(head)), head, *columns, *bricks])
 
 
 def _pack(array: Array) -> bytes:

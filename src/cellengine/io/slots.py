@@ -22,20 +22,22 @@ from cellengine.io.sink import writing
 class SlotFile:
     """16-bit arrays (channels, *box) of at most `slot_bytes` in the file `path`, which stays when it is closed.
 
-    Any thread may write and read; nobody reads a slot while it is written. Memory: nothing to speak of.
+    Any thread may write and read, and other processes that open the file, too; nobody reads a slot while it is
+    written. Memory: nothing to speak of.
     """
 
     def __init__(self, path: Path, slot_bytes: int) -> None:
-        self._path, self._slot_bytes = path, slot_bytes
+        self.path, self._slot_bytes = path, slot_bytes
         with writing(path):
-            self._file = path.open("r+b" if path.exists() else "w+b", buffering=0)
+            # never emptied: a network drive may be late to tell another machine that the file is there
+            self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
 
     def write(self, slot: int, array: Array) -> int:
         """Store an array and return its checksum. ResourceError when the disk is full."""
         data = np.ascontiguousarray(array, np.uint16).data.cast("B")
         if data.nbytes > self._slot_bytes:
             raise ValueError(f"an array of {data.nbytes} bytes for slots of {self._slot_bytes}")
-        with writing(self._path):
+        with writing(self.path):
             write_at(self._file.fileno(), data, slot * self._slot_bytes)
         return zlib.crc32(data)
 
@@ -54,13 +56,13 @@ class SlotFile:
             data = bytearray((last - first) * row)
             offset = slot * self._slot_bytes + 2 * channel * box.size + first * row
             if not read_at(self._file.fileno(), data, offset):
-                raise too_short(self._path)
+                raise too_short(self.path)
             planes = np.frombuffer(data, np.uint16).reshape(last - first, *box.shape[1:])
             values[...] = planes[(slice(None), *rest)]
 
     def flush(self) -> None:
         """Wait until all is on disk."""
-        with writing(self._path):
+        with writing(self.path):
             os.fdatasync(self._file.fileno())
 
     def close(self) -> None:

@@ -16,13 +16,20 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+THREADS_VARIABLE = "CELLENGINE_THREADS"
+"""environment variable with the most threads that one process may compute with"""
+
+
 def worker_count(workers: int | None = None) -> int:
-    """`workers` when given (at least 1), else the number of processors this process may use."""
+    """`workers` when given (at least 1), else the number of processors this process may use.
+
+    Those are the processors of its affinity mask, at most as many as the variable `CELLENGINE_THREADS` says.
+    """
     if workers is not None:
         return max(1, workers)
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    most = os.environ.get(THREADS_VARIABLE, "")
+    return max(1, min(count, int(most))) if most.isdigit() else count
 
 
 def run_threads(function: Callable[[Item], Result], items: Iterable[Item], workers: int | None = None) -> list[Result]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import platform
 import sys
 from functools import cache
@@ -11,10 +10,12 @@ from pathlib import Path
 
 import psutil
 
+from cellengine.ops.threads import worker_count
+
 
 def cpu_count() -> int:
-    """Processors this process may use: those of its affinity mask, at most what its control group grants."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Processors this process may use: as `worker_count` says, at most what its control group grants."""
+    count = worker_count()
     quota = _cgroup_processors()
     return count if quota is None else max(1, min(count, int(quota)))
 
