@@ -18,7 +18,7 @@ from cellengine.engine.run import label_axes
 from cellengine.engine.scene import scenes
 from cellengine.engine.session import Session
 from cellengine.engine.stream import AHEAD, Streaming, plan_streaming
-from cellengine.errors import ResourceError
+from cellengine.errors import DiskFull
 from cellengine.geometry import Cells
 from cellengine.io import ImageSource
 from cellengine.spec import ArgMax, Detections
