@@ -177,13 +177,16 @@ def test_every_defect_is_listed(tmp_path: Path) -> None:
     tasks += [{"picture": "p0.png", "user": "0", "clicks": []}, {"user": "nobody"}]
     iio.imwrite(tmp_path / "pictures" / "one.png", draw_picture(np.zeros((0, 2)), 1))
     tasks += [{"picture": "one.png", "user": "a", "clicks": [["alive", 5, 5]]}]
+    iio.imwrite(tmp_path / "outside.png", draw_picture(np.array([(200, 30)]), 1))
+    tasks += [{"picture": "../outside.png", "user": str(i), "clicks": clicks} for i, clicks in enumerate(both)]
     (tmp_path / "tasks.json").write_text(json.dumps(tasks))
     prepare_cellspotting(tmp_path / "tasks.json", tmp_path / "pictures", tmp_path / "out", OPTIONS)
     found = problems(read_report(tmp_path / "out"))
     assert found["gone.png"] == ["2 users clicked on it, but the picture does not exist"]
     assert found["p0.png"][0] == "the user 0 saw it twice"
     assert found["one.png"] == ["one user alone saw it: there is nobody to agree with"]
-    assert found[f"task {len(tasks) - 2}"] == ["no picture or no list of clicks"]
+    assert found["../outside.png"] == [f"its name leads out of {tmp_path / 'pictures'}"]
+    assert found[f"task {len(tasks) - 4}"] == ["no picture or no list of clicks"]
     assert found["odd.png"] == [
         'a click ["green", 1, 2]; expected [alive | dead | not_sure_alive, x, y]',
         'a click ["dead", "x"]; expected [alive | dead | not_sure_alive, x, y]',

@@ -131,7 +131,9 @@ def _by_picture(tasks: Sequence[Task], pictures: Path) -> tuple[dict[str, Clicks
             by[picture][user] = clicks
     found = {}
     for picture, users in by.items():
-        if not (pictures / picture).is_file():
+        if not (pictures / picture).resolve().is_relative_to(pictures.resolve()):
+            defects.append(Defect(picture, f"its name leads out of {pictures}"))
+        elif not (pictures / picture).is_file():
             defects.append(Defect(picture, f"{len(users)} users clicked on it, but the picture does not exist"))
         elif len(users) < 2:
             defects.append(Defect(picture, "one user alone saw it: there is nobody to agree with"))
