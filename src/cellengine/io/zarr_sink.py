@@ -9,7 +9,7 @@ The folder is an image group and holds the labels once, where the NGFF specifica
 
 from __future__ import annotations
 
-from itertools import product
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -18,9 +18,10 @@ import numpy as np
 import zarr
 from zarr.codecs import ZstdCodec
 
-from cellengine.geometry import Region
+from cellengine.geometry import Cells, Region
 from cellengine.io.axes import Array
 from cellengine.io.sink import BaseSink, partial_name, remove, writing
+from cellengine.ops.threads import run_threads
 
 _NAME = "cells"
 _VERSION = "0.5"
@@ -28,6 +29,8 @@ _CHUNK = {2: (1024, 1024), 3: (64, 256, 256)}
 """voxels of a chunk along the spatial axes: 4 MB and 16 MB as uint32; one time point, one channel"""
 _LEVEL = 1
 """of Zstandard; labels are runs of equal numbers, which shuffling their bytes (Blosc) only breaks up"""
+_THREADS = 2
+"""chunks of the pyramid in work: decoding and encoding have threads of their own"""
 _SMALLEST_LEVEL = 256
 """the pyramid ends when Y and X are at most this"""
 
@@ -132,10 +135,7 @@ class ZarrSink(BaseSink):
             step = tuple(2 if a in "ZYX" and n > 1 else 1 for a, n in zip(self.axes, finer.shape, strict=True))
             shape = tuple(-(-n // s) for n, s in zip(finer.shape, step, strict=True))
             level = self._level(len(factors), shape)
-            for corner in product(*(range(-(-n // c)) for n, c in zip(shape, level.chunks, strict=True))):
-                box = _box(corner, level.chunks, shape)
-                fine = tuple(slice(b.start * s, b.stop * s) for b, s in zip(box, step, strict=True))
-                level[box] = np.asarray(finer[fine])[tuple(slice(None, None, s) for s in step)]
+            run_threads(partial(_reduce, finer, level, step), Cells(shape, level.chunks), _THREADS)
             factors.append(tuple(f * s for f, s in zip(factors[-1], step, strict=True)))
             finer = level
         return factors
@@ -163,6 +163,23 @@ class ZarrSink(BaseSink):
         }
         self._root["labels"].attrs["ome"] = {"version": _VERSION, "labels": [_NAME]}
         self._root.attrs["ome"] = {"version": _VERSION, "multiscales": multiscales(f"labels/{_NAME}/")}
+
+
+def _reduce(finer: zarr.Array[Any], level: zarr.Array[Any], step: tuple[int, ...], chunk: Region) -> None:
+    """Fill one chunk of a level from the finer one, of which no more than a chunk is held at a time."""
+    out = np.empty(chunk.shape, level.dtype)
+    stop = tuple(min(b * s, n) for b, s, n in zip(chunk.stop, step, finer.shape, strict=True))
+    fine = Region(tuple(a * s for a, s in zip(chunk.start, step, strict=True)), stop)
+    cells = Cells(finer.shape, finer.chunks)
+    for number in cells.meeting(fine):
+        part = cells.cell(number).intersect(fine)
+        # the first voxel of a piece that is a multiple of the step
+        first = tuple(-(-a // s) for a, s in zip(part.start, step, strict=True))
+        taken = tuple(slice(f * s - a, None, s) for f, s, a in zip(first, step, part.start, strict=True))
+        values = np.asarray(finer[part.slices])[taken]
+        place = Region(first, tuple(f + n for f, n in zip(first, values.shape, strict=True)))
+        out[place.relative_to(chunk)] = values
+    level[chunk.slices] = out
 
 
 def _box(corner: tuple[int, ...] | list[int], chunks: tuple[int, ...], shape: tuple[int, ...]) -> tuple[slice, ...]:
