@@ -22,6 +22,8 @@ from cellengine.engine.benchmark.report import charts
 from cellengine.engine.benchmark.run import compare, measure_case, measure_together, read_results, recommend
 from cellengine.engine.model_file import read_model_file
 from cellengine.errors import InputError, UsageError
+from cellengine.records import to_plain
+from cellengine.spec import Parity
 
 needs_no_gpu = pytest.mark.skipif(cuda_devices() > 0, reason="this machine has an NVIDIA device")
 
@@ -80,6 +82,42 @@ def test_memory_is_what_the_system_counts(measured: Path) -> None:
     assert (larger.peak_rss_bytes or 0) < ballast.nbytes
     # 8 x 3 x 512 x 512 floats in, two maps of 8 x 512 x 512 floats out
     assert (larger.peak_rss_bytes or 0) > (peak["onnxruntime"] or 0) + 25e6
+
+
+INDEPENDENT = """
+import json, os, subprocess, sys
+worker = subprocess.Popen([sys.executable, "-m", sys.argv[1]], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+worker.stdin.write(sys.argv[2].encode())
+worker.stdin.close()
+answer = worker.stdout.read()
+_, _, usage = os.wait4(worker.pid, 0)
+print(json.dumps([json.loads(answer)["peak_rss_bytes"], 1024 * usage.ru_maxrss]))
+"""
+"""A small process that starts the worker and asks the kernel afterwards what it has held at most."""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts as Linux does")
+def test_memory_agrees_with_what_the_parent_is_told(measured: Path) -> None:
+    case = Case("tiny", str(measured / "tiny.onnx"), "onnxruntime", "cpu", "fp32", (256, 256), 16)
+    command = [sys.executable, "-c", INDEPENDENT, room.WORKER, json.dumps(to_plain(case))]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    told, counted = json.loads(done.stdout)
+    assert told == pytest.approx(counted, rel=0.05)
+
+
+def test_parity_is_that_of_the_device(tmp_path: Path) -> None:
+    """What was measured on a CPU says nothing of a GPU, and an emulated precision nothing of the real one."""
+    from tests.engine.conftest import small_spec, write_tiny_model
+
+    made = Parity("fp32", "onnxruntime", "cpu", passed=True, pictures=9, max_difference=0.001, f1_at_80=0.9994)
+    for proof, expected in (
+        (made, "F1 0.9994"),
+        (replace(made, device="cuda:0"), "reference"),
+        (replace(made, emulated=True), "reference"),
+    ):
+        model = read_model_file(write_tiny_model(tmp_path / "tiny.onnx", small_spec(parity=(proof,))))
+        cases, _ = list_cases(model, ["cpu"], ["onnxruntime"], ["fp32"], [], [])
+        assert [case.parity for case in cases] == [expected]
 
 
 def test_a_process_that_dies_is_a_reason(measured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +193,7 @@ def test_several_devices_are_measured_at_once(measured: Path) -> None:
     case = Case("tiny", str(measured / "tiny.onnx"), "onnxruntime", "cpu", "fp32", (64, 64), 1, "reference")
     alone = measure_case(case)
     both = measure_together([case, case], [alone, alone])
-    assert both.device == "cpu+cpu"
+    assert both.device == "cpu,cpu"
     assert both.voxels_per_s
     assert "of 2 alone" in both.parity
     assert len(both.seconds) >= 2 * len(alone.seconds) - 400

@@ -136,6 +136,13 @@ def test_a_form_is_found_beside_its_parent(tmp_path: Path, write_tiny_model: Wri
     with pytest.raises(DeviceError, match=r"tiny\.int8\.onnx computes in int8 only"):
         open_session(form, precision="fp32")
 
+    for spoil in (lambda: write_tiny_model(parent.path, small_spec(name="retrained")), lambda: form.write_bytes(b"x")):
+        spoil()
+        with open_session(parent.path) as session:
+            assert session.precision == "fp32", "a form of no use does not cost the others"
+        with pytest.raises(DeviceError, match=r"tiny\.int8\.onnx: not (made from tiny\.onnx|an ONNX)"):
+            open_session(parent.path, precision="int8")
+
 
 def test_a_form_that_ran_elsewhere_is_unlocked_by_its_golden_test(
     tmp_path: Path, small_model: Any, small_spec: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch

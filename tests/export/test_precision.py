@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 pytest.importorskip("torch")
 
-from cellengine.engine.backends import available, open_session
+from cellengine.engine.backends import available, hardware, open_session
 from cellengine.engine.golden import check_golden
 from cellengine.engine.infer import infer_array
 from cellengine.engine.model_file import read_model_file
-from cellengine.errors import ModelError, UsageError
+from cellengine.errors import DeviceError, ModelError, UsageError
 from cellengine.export.checkpoint import export_checkpoint, export_file
 from cellengine.export.half import to_half
 from cellengine.export.layers import find_layers, name_nodes
@@ -85,6 +86,17 @@ def test_int8_that_finds_other_cells_leaves_no_file(checkpoint: Path, tmp_path: 
     with pytest.raises(ModelError, match=r"int8 does not find the same objects even with \d of \d+ layers in fp32"):
         export_checkpoint(checkpoint, out / "tiny.onnx", ("fp32", "int8"), None, lambda line: None, str(dark))
     assert list(out.iterdir()) == []
+
+
+@pytest.mark.skipif(platform.machine().lower() in ("arm64", "aarch64"), reason="ARM adds 8-bit products in 32 bits")
+def test_int8_that_cannot_be_verified_here_is_refused(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verify_on = str(write_annotated(tmp_path / "pictures", 4))
+    monkeypatch.setattr(hardware, "cpu_flags", lambda: frozenset({"avx2"}))
+    with pytest.raises(DeviceError, match="int8 cannot be verified here: the processor has no VNNI instructions"):
+        export_file(exported, tmp_path / "out" / "copy.onnx", ("fp32", "int8"), verify_on, lambda line: None)
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def graph(nodes: list[Any], weights: dict[str, Array], channels: int, outputs: tuple[str, ...]) -> onnx.ModelProto:

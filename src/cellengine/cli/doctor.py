@@ -123,7 +123,7 @@ def _test_model(model: ModelFile, explain: bool) -> int:
             click.echo(
                 f"not tried: {candidate.backend} {candidate.precision} on {candidate.device}: {candidate.problem}"
             )
-    click.echo(_auto_line(model, available(model)))
+    click.echo(_auto_line(available(model)))
     return failed
 
 
@@ -154,8 +154,8 @@ def _unlock(candidate: Candidate, model: ModelFile, result: GoldenResult) -> Non
     keep_proof(model, candidate.backend, library, candidate.device, candidate.precision, result)
 
 
-def _auto_line(model: ModelFile, candidates: list[Candidate]) -> str:
-    path, choice = kept_choice(model, candidates)
+def _auto_line(candidates: list[Candidate]) -> str:
+    path, choice = kept_choice(candidates)
     if choice is None:
         return "auto: not chosen yet; the first infer times the candidates"
     backend, device, precision = choice.combination

@@ -121,7 +121,7 @@ def network_speed(model: ModelFile, session: Session, asked: dict[str, str | Non
     asked: device, backend and precision as the user gave them.
     """
     device, backend = asked.get("device") or "auto", asked.get("backend") or "auto"
-    _, choice = kept_choice(model, available(model, device=device, backend=backend, precision=asked.get("precision")))
+    _, choice = kept_choice(available(model, device=device, backend=backend, precision=asked.get("precision")))
     if choice is None:
         return None
     ran = (session.backend, session.device, session.precision)

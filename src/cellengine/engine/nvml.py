@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
+from cellengine.engine.backends.cuda import bus_id
+from cellengine.errors import DeviceError
+
 try:
     import pynvml
 except ImportError:
@@ -19,19 +22,22 @@ class DeviceWatch:
     def __init__(self, number: int) -> None:
         self._handle = None
         if pynvml is not None:
-            with suppress(pynvml.NVMLError):
+            with suppress(pynvml.NVMLError, DeviceError):
                 pynvml.nvmlInit()
-                self._handle = pynvml.nvmlDeviceGetHandleByIndex(number)
+                # CUDA counts devices in another order, and only those that CUDA_VISIBLE_DEVICES names
+                self._handle = pynvml.nvmlDeviceGetHandleByPciBusId(bus_id(number))
 
     def held_bytes(self) -> int | None:
-        """Bytes that this process holds on the device; None when it cannot be known."""
+        """Bytes that this process holds on the device; None when it cannot be known.
+
+        That is so where the driver knows it under another number (containers) or does not count by process (Windows).
+        """
         if self._handle is None:
             return None
         with suppress(pynvml.NVMLError):
             for process in pynvml.nvmlDeviceGetComputeRunningProcesses(self._handle):
-                if process.pid == os.getpid():
-                    return int(process.usedGpuMemory or 0)
-            return 0
+                if process.pid == os.getpid() and process.usedGpuMemory is not None:
+                    return int(process.usedGpuMemory)
         return None
 
     def free_bytes(self) -> int | None:

@@ -69,6 +69,11 @@ class Session(Protocol):
         ...
 
 
+def batches_on_a_device(session: Session) -> int:
+    """How many batches one device of a session holds at a time: one that has several tells their number, `devices`."""
+    return max(1, session.concurrency // int(getattr(session, "devices", 1)))
+
+
 def check_batch(batch: NDArray[np.float32], spec: ModelSpec) -> NDArray[np.float32]:
     """`batch`, writeable and in C order, when a network of `spec` takes it; otherwise InputError."""
     if batch.ndim != 2 + len(spec.axes):
@@ -95,10 +100,15 @@ _MEMORY_SIGNS = ("alloc", "out of memory", "not enough memory", "insufficient me
 """in the messages with which runtimes report exhausted memory: bad_alloc, Failed to allocate, ALLOC_FAILED, ..."""
 
 
+def lacks_memory(error: Exception) -> bool:
+    """Whether a runtime failed for lack of memory: only what says so counts."""
+    return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in _MEMORY_SIGNS)
+
+
 def run_error(error: Exception, session: Session, shape: tuple[int, ...]) -> OutOfMemory | ModelError:
-    """The error to raise when a runtime failed on a batch of `shape`; only what says so counts as lack of memory."""
+    """The error to raise when a runtime failed on a batch of `shape`."""
     reason = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
-    if isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in _MEMORY_SIGNS):
+    if lacks_memory(error):
         return OutOfMemory(
             f"A batch of {shape} does not fit into the memory of {session.device} ({session.backend}: {reason}): "
             "take a smaller --batch or --tile."

@@ -42,22 +42,36 @@ def verify_roads(file: ModelFile, precision: str, check: Check, echo: Echo) -> l
     """The parity of `precision` on every backend that can run it here; what cannot is said and left out."""
     found = []
     for backend in ROADS[precision]:
-        try:
-            road = BACKENDS[backend]()
-        except DeviceError as error:
-            echo(f"{precision} {backend}: not verified here: {error}")
-            continue
-        # onnxruntime computes an fp16 graph on a CPU in fp32 between roundings to fp16: that checks the graph
-        emulated = precision == "fp16"
-        problem = road.why_not("cpu", "fp32" if emulated else precision)
-        if problem:
+        if problem := _why_not(backend, precision):
             echo(f"{precision} {backend}: not verified here: {problem}")
             continue
-        with road.open(file, "cpu", "fp32" if emulated else precision, None) as session:
-            parity = replace(check(session), precision=precision, emulated=emulated)
+        with BACKENDS[backend]().open(file, "cpu", _arithmetic(precision), None) as session:
+            parity = replace(check(session), precision=precision, emulated=_arithmetic(precision) != precision)
         found.append(parity)
         echo(describe(parity))
     return found
+
+
+def _arithmetic(precision: str) -> str:
+    """In what the CPU computes a graph of `precision`: fp16 in fp32 between roundings, which checks the graph."""
+    return "fp32" if precision == "fp16" else precision
+
+
+def _why_not(backend: str, precision: str) -> str:
+    """Why `precision` cannot be verified on `backend` here; empty when it can."""
+    try:
+        return BACKENDS[backend]().why_not("cpu", _arithmetic(precision))
+    except DeviceError as error:
+        return str(error)
+
+
+def _require_road(precision: str) -> None:
+    problems = [_why_not(backend, precision) for backend in ROADS[precision]]
+    if all(problems):
+        raise DeviceError(
+            f"{precision} cannot be verified here: {'; '.join(dict.fromkeys(problems))}; "
+            "export it on another machine, or leave it out of --precision."
+        )
 
 
 def describe(parity: Parity) -> str:
@@ -88,12 +102,14 @@ def make_forms(
     """Write a file for every precision that changes the graph, under a partial name; returns partial -> final name.
 
     `parent` is the fp32 file, as it will be named `final`. `pictures` are scaled, (C, *spatial), to calibrate int8 on.
-    Raises ModelError when a form does not find the same objects; then none of the partial files is left.
+    Raises ModelError when a form does not find the same objects, DeviceError when it cannot be run here at all; then
+    none of the partial files is left.
     """
     proto = name_nodes(onnx.load_model_from_string(parent.content))
     written: dict[Path, Path] = {}
     try:
         for form in [p for p in precisions if p in OWN_FILE]:
+            _require_road(form)
             path = form_path(final, form)
             partial = path.with_name(f".{path.name}.partial.onnx")
             written[partial] = path

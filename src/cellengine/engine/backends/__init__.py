@@ -6,7 +6,7 @@ and available combination of backend, device and precision; the fastest one on t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from cellengine.engine.backends.pool import SessionPool
 from cellengine.engine.backends.proofs import is_proven, may_be_proven
 from cellengine.engine.model_file import ModelFile, find_form, form_path, read_model_file, resolve_model
 from cellengine.engine.session import Session
-from cellengine.errors import DeviceError, UsageError
+from cellengine.errors import DeviceError, ModelError, UsageError
 
 __all__ = [
     "BACKENDS",
@@ -184,7 +184,7 @@ def _devices(asked: str) -> list[str]:
     devices = [device.strip() for device in asked.split(",")]
     for device in devices:
         _check_device(device)
-    return devices
+    return ["cuda:0" if device == "cuda" else device for device in devices]
 
 
 def _check_device(device: str) -> None:
@@ -201,15 +201,13 @@ def best_choice(model: ModelFile, candidates: list[Candidate], threads: int | No
         backend, device, precision = key
         return lambda: BACKENDS[backend]().open(files[key], device, precision, threads)
 
-    path, versions = _kept_at(model, files, threads)
+    path, versions = _kept_at(files, threads)
     return choose(model, {key: opener(key) for key in files}, versions, threads, path)
 
 
-def kept_choice(
-    model: ModelFile, candidates: list[Candidate], threads: int | None = None
-) -> tuple[Path, Choice | None]:
+def kept_choice(candidates: list[Candidate], threads: int | None = None) -> tuple[Path, Choice | None]:
     """Where the choice among `candidates` is kept, and the choice; None when none was made yet. Times nothing."""
-    path, _ = _kept_at(model, _possible(candidates), threads or cpu_count())
+    path, _ = _kept_at(_possible(candidates), threads or cpu_count())
     return path, read_choice(path)
 
 
@@ -217,10 +215,9 @@ def _possible(candidates: list[Candidate]) -> dict[Combination, ModelFile]:
     return {(c.backend, c.device, c.precision): c.model for c in candidates if c.model is not None and not c.problem}
 
 
-def _kept_at(model: ModelFile, files: Iterable[Combination], threads: int) -> tuple[Path, dict[str, str]]:
-    keys = list(files)
-    versions = {name: BACKENDS[name]().version() for name in sorted({key[0] for key in keys})}
-    return choice_path(model, keys, versions, threads, cache_folder() / "auto"), versions
+def _kept_at(files: Mapping[Combination, ModelFile], threads: int) -> tuple[Path, dict[str, str]]:
+    versions = {name: BACKENDS[name]().version() for name in sorted({backend for backend, _, _ in files})}
+    return choice_path(files, versions, threads, cache_folder() / "auto"), versions
 
 
 def _consider(model: ModelFile, backend: Backend, device: str, precision: str) -> Candidate:
@@ -230,7 +227,10 @@ def _consider(model: ModelFile, backend: Backend, device: str, precision: str) -
         return Candidate(backend.name, device, precision, None, f"{model.path.name} computes in {model.form} only")
     file: ModelFile | None = model
     if precision in OWN_FILE:
-        file = find_form(model, precision)
+        try:
+            file = find_form(model, precision)
+        except ModelError as error:  # damaged, or made from an earlier model: no reason to refuse other precisions
+            return Candidate(backend.name, device, precision, None, str(error))
     if file is None:
         wanted = form_path(model.path, precision).name
         problem = f"{wanted} is not beside the model: make it with `cellengine export --precision {precision}`"

@@ -8,7 +8,7 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
@@ -68,11 +68,10 @@ class Choice:
         return winner.backend, winner.device, winner.precision
 
 
-def choice_path(
-    model: ModelFile, combinations: Iterable[Combination], versions: dict[str, str], threads: int, folder: Path
-) -> Path:
-    """Where the choice is kept: the name is a hash of everything that it depends on."""
-    facts = [model.sha256, machine(), sorted(cpu_flags()), sorted(combinations), versions, threads]
+def choice_path(files: Mapping[Combination, ModelFile], versions: dict[str, str], threads: int, folder: Path) -> Path:
+    """Where the choice is kept: the name is a hash of everything that it depends on, the files of forms among it."""
+    candidates = sorted((*combination, file.sha256) for combination, file in files.items())
+    facts = [candidates, machine(), sorted(cpu_flags()), versions, threads]
     name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
     return folder / f"{name}.json"
 

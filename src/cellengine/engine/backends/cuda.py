@@ -27,6 +27,32 @@ def load_driver() -> Any:
         raise DeviceError("No NVIDIA driver was found: install one, or take --device cpu.") from error
 
 
+def call_driver(driver: Any, function: str, *arguments: Any) -> None:
+    """Call the driver. Raises MemoryError when the device has none left, DeviceError for any other failure."""
+    code = getattr(driver, function)(*arguments)
+    if code == OUT_OF_MEMORY:
+        raise MemoryError(f"{function}: out of memory")
+    if code != 0:
+        text = ctypes.c_char_p()
+        driver.cuGetErrorString(code, ctypes.byref(text))
+        reason = (text.value or b"unknown error").decode()
+        raise DeviceError(f"The NVIDIA driver failed in {function} ({code}: {reason}); see nvidia-smi.")
+
+
+def bus_id(number: int) -> str:
+    """Where the device `cuda:number` is plugged in, e.g. `0000:65:00.0`: its name for other libraries. Takes none of
+    its memory.
+
+    Raises DeviceError when there is no such device.
+    """
+    driver = load_driver()
+    call_driver(driver, "cuInit", 0)
+    handle, name = ctypes.c_int(), ctypes.create_string_buffer(32)
+    call_driver(driver, "cuDeviceGet", ctypes.byref(handle), number)
+    call_driver(driver, "cuDeviceGetPCIBusId", name, len(name), handle)
+    return name.value.decode()
+
+
 class CudaDevice:
     """One device. Its context is the one that the CUDA runtime of other libraries shares."""
 
@@ -44,15 +70,8 @@ class CudaDevice:
         """compute capability, e.g. 8.6"""
 
     def call(self, function: str, *arguments: Any) -> None:
-        """Call the driver. Raises MemoryError when the device has none left, DeviceError for any other failure."""
-        code = getattr(self._driver, function)(*arguments)
-        if code == OUT_OF_MEMORY:
-            raise MemoryError(f"{function}: out of memory")
-        if code != 0:
-            text = ctypes.c_char_p()
-            self._driver.cuGetErrorString(code, ctypes.byref(text))
-            reason = (text.value or b"unknown error").decode()
-            raise DeviceError(f"The NVIDIA driver failed in {function} ({code}: {reason}); see nvidia-smi.")
+        """See `call_driver`."""
+        call_driver(self._driver, function, *arguments)
 
     def enter(self) -> None:
         """Make this device the current one of the calling thread."""

@@ -15,8 +15,8 @@ from cellengine.engine.backends.hardware import cpu_count, cuda_devices, exact_i
 from cellengine.engine.backends.wheels import both_wheels
 from cellengine.engine.model_file import ModelFile
 from cellengine.engine.recycle import Recycler
-from cellengine.engine.session import Gate, OutOfMemory, Outputs, check_batch, run_error
-from cellengine.errors import DeviceError, ModelError, missing_package
+from cellengine.engine.session import Gate, OutOfMemory, Outputs, check_batch, lacks_memory, run_error
+from cellengine.errors import DeviceError, ModelError, ResourceError, missing_package
 from cellengine.spec import INPUT_NAME, ModelSpec
 
 try:
@@ -152,6 +152,11 @@ class OnnxRuntimeSession:
         try:
             session = onnxruntime.InferenceSession(self._model.content, options, providers=providers)
         except Exception as error:
+            if lacks_memory(error):
+                raise ResourceError(
+                    f"{self._model.path} does not fit into the memory of {self.device} ({_first_line(error)}): "
+                    "free some of it, or take another --device."
+                ) from error
             raise ModelError(f"{self._model.path}: onnxruntime cannot load it ({_first_line(error)}).") from error
         _check_placement(session, providers[0][0])
         return session

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 
-from cellengine.engine.backends import available
+from cellengine.engine.backends import Candidate, available
 from cellengine.engine.model_file import ModelFile
 from cellengine.errors import UsageError
 from cellengine.spec import ModelSpec
@@ -60,9 +60,10 @@ class BenchResult:
     peak_rss_bytes: int | None = None
     """VmHWM of the process"""
     peak_device_bytes: int | None = None
-    """what the process held on the GPU at most, as the driver counts it"""
+    """what the process held on the GPU at most, as the driver counts it; where that does not tell processes apart (in
+    containers, on Windows) the fall of the free memory"""
     free_device_drop_bytes: int | None = None
-    """by how much the GPU's free memory fell: a check of the figure above"""
+    """by how much the GPU's free memory fell, other processes' share included: a check of the figure above"""
     parity: str = ""
     skipped: str = ""
     """why it was not measured; empty when it was"""
@@ -147,7 +148,7 @@ def list_cases(
                         BenchResult(_name(model), c.backend, c.device, c.precision, tile, batch, skipped=c.problem)
                     )
                     continue
-                proof = _parity(c.model.spec, c.backend, c.precision)
+                proof = _parity(c.model.spec, c)
                 path = str(c.model.path.resolve())
                 cases.append(Case(_name(model), path, c.backend, c.device, c.precision, tile, batch, proof))
     return cases, skipped
@@ -157,16 +158,21 @@ def _name(model: ModelFile) -> str:
     return Path(model.path).stem
 
 
-def _parity(spec: ModelSpec, backend: str, precision: str) -> str:
+def _parity(spec: ModelSpec, c: Candidate) -> str:
+    """What was measured on this backend and kind of device; elsewhere it was another arithmetic."""
+    place = c.device.partition(":")[0]
     for p in spec.parity:
-        if (p.backend, p.precision) == (backend, precision):
+        measured = p.backend, p.precision, p.device.partition(":")[0]
+        if measured == (c.backend, c.precision, place) and not p.emulated:
             parts = [f"F1 {p.f1_at_80:.4f}" if p.f1_at_80 is not None else f"max. difference {p.max_difference:.1e}"]
             if p.mean_ap_change is not None:
                 parts.append(f"AP {p.mean_ap_change:+.4f}")
             if p.dice is not None:
                 parts.append(f"Dice {p.dice:.4f}")
+            if p.same_class is not None:
+                parts.append(f"same class {p.same_class:.4f}")
             return "; ".join(parts)
-    return "reference" if precision == "fp32" else "golden test"
+    return "reference" if c.precision == "fp32" else "golden test"
 
 
 def _usual_tile(spec: ModelSpec) -> tuple[int, ...]:

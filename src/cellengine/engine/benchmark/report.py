@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from math import prod
 from pathlib import Path
 
 from cellengine.engine.backends.hardware import cpu_count, cpu_name, cuda_devices
@@ -81,17 +82,10 @@ def charts(results: Sequence[BenchResult]) -> list[str]:
             batches = {r.batch: r.percentile_ms(0.5) or 0.0 for r in several if r.tile == several[0].tile}
             if len(batches) > 1:
                 drawn.append(line(f"{model}, {name}: latency by batch", sorted(batches.items()), "tiles", "ms"))
-            tiles = {_voxels(r): _megabytes(r) for r in several if r.batch == several[0].batch}
+            tiles = {float(prod(r.tile)): _megabytes(r) for r in several if r.batch == several[0].batch}
             if len(tiles) > 1:
                 drawn.append(line(f"{model}, {name}: memory by tile", sorted(tiles.items()), "voxels", "MB"))
     return drawn
-
-
-def _voxels(result: BenchResult) -> float:
-    total = 1.0
-    for side in result.tile:
-        total *= side
-    return total
 
 
 def _megabytes(result: BenchResult) -> float:

@@ -58,7 +58,7 @@ def measure_together(cases: Sequence[Case], alone: Sequence[BenchResult]) -> Ben
     with ThreadPoolExecutor(len(cases)) as pool:
         results = list(pool.map(measure_case, cases))
     first = cases[0]
-    device = "+".join(case.device for case in cases)
+    device = ",".join(case.device for case in cases)
     total = BenchResult(first.model, first.backend, device, first.precision, first.tile, first.batch)
     if problem := next((r.skipped for r in results if r.skipped), ""):
         return replace(total, skipped=problem)

@@ -14,20 +14,26 @@ from dataclasses import replace
 from math import prod
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cellengine.engine.backends import BACKENDS
 from cellengine.engine.benchmark.cases import BenchResult, Case
 from cellengine.engine.environment import peak_memory_bytes, versions
-from cellengine.engine.golden import golden_input
+from cellengine.engine.golden import golden_input, golden_tile
 from cellengine.engine.model_file import read_model_file
 from cellengine.engine.nvml import DeviceWatch
 from cellengine.engine.session import Session
 from cellengine.errors import CellengineError
 from cellengine.records import from_plain, to_plain
+from cellengine.spec import ModelSpec
 
 LEAST_RUNS, MOST_RUNS = 5, 200
 SECONDS = 5.0
 """spent on single batches, and again on several callers at once, once there are enough of them"""
 WATCH_S = 0.02
+
+Batch = NDArray[np.float32]
 
 
 def measure(case: Case) -> BenchResult:
@@ -43,13 +49,14 @@ def measure(case: Case) -> BenchResult:
 
 def _measure(case: Case, blank: BenchResult) -> BenchResult:
     file = read_model_file(Path(case.path))
+    batch = _batch(file.spec, case)
     watch = _Watch(case.device)
     begun = time.perf_counter()
     with BACKENDS[case.backend]().open(file, case.device, case.precision, None) as session:
         load_s = time.perf_counter() - begun
-        first = _time_batch(session, case)
-        seconds = _repeat(session, case)
-        rate = _throughput(session, case, min(seconds))
+        first = _time(session, batch)
+        seconds = _repeat(session, batch)
+        rate = _throughput(session, batch, min(seconds))
     held, dropped = watch.stop()
     usual = sorted(seconds)[len(seconds) // 2]
     return replace(
@@ -59,36 +66,40 @@ def _measure(case: Case, blank: BenchResult) -> BenchResult:
         seconds=tuple(seconds),
         voxels_per_s=rate,
         peak_rss_bytes=peak_memory_bytes(),
-        peak_device_bytes=held,
+        peak_device_bytes=dropped if held is None else held,
         free_device_drop_bytes=dropped,
         versions=versions(),
     )
 
 
-def _time_batch(session: Session, case: Case) -> float:
-    batch = golden_input(len(session.spec.channels), case.tile).repeat(case.batch, axis=0)
+def _batch(spec: ModelSpec, case: Case) -> Batch:
+    """Pictures of the golden test side by side; made whole they would take more memory than some networks."""
+    channels = len(spec.channels)
+    return np.resize(golden_input(channels, golden_tile(spec.divisor)), (case.batch, channels, *case.tile))
+
+
+def _time(session: Session, batch: Batch) -> float:
     begun = time.perf_counter()
     session.run(batch)
     return time.perf_counter() - begun
 
 
-def _repeat(session: Session, case: Case) -> list[float]:
+def _repeat(session: Session, batch: Batch) -> list[float]:
     taken: list[float] = []
     begun = time.perf_counter()
     while len(taken) < LEAST_RUNS or (time.perf_counter() - begun < SECONDS and len(taken) < MOST_RUNS):
-        taken.append(_time_batch(session, case))
+        taken.append(_time(session, batch))
     return taken
 
 
-def _throughput(session: Session, case: Case, fastest: float) -> float:
-    """Voxels a second with as many callers as are useful; each has its own batch, as in a run."""
+def _throughput(session: Session, batch: Batch, fastest: float) -> float:
+    """Voxels a second with as many callers as are useful."""
     count = max(2 * session.concurrency, min(MOST_RUNS, int(SECONDS / max(fastest, 1e-6))))
-    batch = golden_input(len(session.spec.channels), case.tile).repeat(case.batch, axis=0)
     begun = time.perf_counter()
     with ThreadPoolExecutor(session.concurrency) as pool:
         for _ in pool.map(lambda _: session.run(batch) and None, range(count)):
             pass
-    return count * case.batch * prod(case.tile) / (time.perf_counter() - begun)
+    return count * len(batch) * prod(batch.shape[2:]) / (time.perf_counter() - begun)
 
 
 class _Watch:
