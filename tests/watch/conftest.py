@@ -18,7 +18,8 @@ from cellengine.engine.options import InferOptions
 from cellengine.errors import PartialFailure
 from cellengine.watch.database import FILE
 from cellengine.watch.journal import Journal
-from cellengine.watch.service import WatchOptions, watch_folder
+from cellengine.watch.service import watch_folder
+from cellengine.watch.worker import WatchOptions
 from tests.engine.conftest import small_spec, write_tiny_model
 from tests.synthetic import draw_cells
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -131,3 +132,71 @@ def test_history_adds_up(tmp_path: Path) -> None:
         assert sum(step["objects"] for step in steps) == 100
         assert sum(step["classes"]["live"] for step in steps) == 60
         assert overview.objects(journal) == 100
+
+
+def label_many(journal: Journal, count: int) -> None:
+    for start in range(0, count, 500):
+        journal.see([(str(i), State(1, 1, i)) for i in range(start, min(start + 500, count))], 0)
+    with journal.changing() as db:
+        db.execute("UPDATE pictures SET kind = 'done', finished = id, sequence = id, objects = 1, record = '{}'")
+
+
+def steps(journal: Journal, ask: Callable[[], object]) -> int:
+    """How many instructions SQLite takes for an answer."""
+    taken = 0
+
+    def count() -> int:
+        nonlocal taken
+        taken += 1
+        return 0
+
+    journal._db.set_progress_handler(count, 1)
+    ask()
+    journal._db.set_progress_handler(None, 1)
+    return taken
+
+
+def test_work_for_a_picture_does_not_grow_with_those_before(tmp_path: Path) -> None:
+    taken: list[dict[str, int]] = []
+    for count in (400, 4000):
+        (tmp_path / str(count)).mkdir()
+        with Journal(tmp_path / str(count)) as journal:
+            label_many(journal, count)
+            journal.see([(f"new {i}", State(1, 1, i)) for i in range(count)], 0)
+            entry = take(journal)
+            taken.append(
+                {
+                    "next": steps(journal, journal.next),
+                    "wait": steps(journal, journal.seconds_to_next),
+                    "finish": steps(journal, lambda: journal.finish(entry, State(1, 1, 0), [entry.name], found())),  # noqa: B023
+                    "latest": steps(journal, lambda: overview.latest(journal, 30)),
+                    "results": steps(journal, lambda: overview.results(journal, count // 2, 30)),  # noqa: B023
+                    "troubles": steps(journal, lambda: overview.troubles(journal)),
+                }
+            )
+    few, many = taken
+    assert {name: many[name] < 1.5 * few[name] + 50 for name in few} == dict.fromkeys(few, True), taken
+
+
+def test_clocks_that_are_set_do_not_hold_up_a_picture_nor_hurry_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true_time = time.time
+    with Journal(tmp_path) as journal:
+        journal.see([("a", State(1, 1, 0))], settle_s=60)
+        for jump in (-86400, 86400):
+            monkeypatch.setattr(time, "time", lambda: true_time() + jump)  # noqa: B023
+            assert journal.next() is None
+            assert 0 < (journal.seconds_to_next() or 0) <= 60
+    with Journal(tmp_path) as journal:
+        journal.recover()
+        assert take(journal).name == "a", "what waits is looked at by the clock of the new start"
+
+
+def test_all_that_were_set_aside_are_listed(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        journal.see([(str(i), State(1, 1, 0)) for i in range(1200)], settle_s=0)
+        with journal.changing() as db:
+            db.execute("UPDATE pictures SET kind = 'failed', note = 'no', finished = -id")
+        assert sorted(journal.failed_names()) == sorted(str(i) for i in range(1200))
+        assert len(list(overview.rows(journal, "failed"))) == 1200

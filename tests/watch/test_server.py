@@ -5,10 +5,13 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from starlette.testclient import TestClient
 
@@ -17,7 +20,7 @@ from cellengine.watch.database import FILE
 from cellengine.watch.journal import Finished, Journal
 from cellengine.watch.openapi import DESCRIPTION
 from cellengine.watch.pictures import State
-from cellengine.watch.server import Address, Server, application
+from cellengine.watch.server import MOST_CONNECTIONS, TOKEN_FILE, Address, Server, application
 from cellengine.watch.status import Status
 
 SESSION = {"backend": "onnxruntime", "precision": "fp32", "device": "cpu"}
@@ -171,6 +174,24 @@ def test_a_token_is_asked_for(journal: Journal, output: Path) -> None:
     assert page.get("/api/status").status_code == 200, "the cookie speaks now"
 
 
+def test_the_pages_of_two_watchers_on_one_machine_keep_their_visitors(journal: Journal, output: Path) -> None:
+    """A browser sends the cookies of a host to all its ports."""
+    apps = [application(journal, status(), output, HOSTS, token) for token in ("first", "second")]
+    cookies: dict[str, str] = {}
+    for app, token in zip(apps, ("first", "second"), strict=True):
+        page = TestClient(app, HERE, follow_redirects=False)
+        page.get(f"/?token={token}")
+        cookies |= dict(page.cookies)
+    for app in apps:
+        assert TestClient(app, HERE, cookies=cookies).get("/api/status").status_code == 200
+
+
+@pytest.mark.parametrize("number", ["9" * 19, "9" * 40])
+def test_numbers_beyond_all_results_are_none(page: TestClient, number: str) -> None:
+    for end in ("", "/overlay.png"):
+        assert page.get(f"/api/results/{number}{end}").status_code == 404
+
+
 @pytest.mark.parametrize(
     ("host", "loopback"), [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False), ("lab7", False)]
 )
@@ -211,3 +232,65 @@ def test_bound_elsewhere_the_address_carries_a_token_that_only_the_owner_can_rea
         assert ask(port, "/api/status", Authorization=f"Bearer {token}")[0] == 200
     with Server(Address("0.0.0.0", 0), journal, status(), output) as server:
         assert server.url.endswith(token), "bookmarks stay good"
+        assert "0.0.0.0" not in server.url, "that is no address that a visitor could use"
+
+
+@pytest.mark.parametrize("kept", ["", "\n", "short", "é" * 40])
+def test_a_token_file_that_a_crash_left_without_a_token_opens_nothing(
+    journal: Journal, output: Path, kept: str
+) -> None:
+    (output / TOKEN_FILE).write_text(kept, encoding="utf-8")
+    with Server(Address("0.0.0.0", 0), journal, status(), output) as server:
+        address, _, token = server.url.partition("?token=")
+        port = int(address.rstrip("/").rpartition(":")[2])
+        assert len(token) >= 32
+        assert ask(port, "/api/status")[0] == 401
+        assert ask(port, "/api/status", Authorization="Bearer ")[0] == 401
+        assert (output / TOKEN_FILE).stat().st_mode & 0o077 == 0
+
+
+def test_a_visitor_may_use_every_address_of_the_machine(journal: Journal, output: Path) -> None:
+    with Server(Address("0.0.0.0", 0), journal, status(), output) as server:
+        port = int(server.url.partition("?")[0].rstrip("/").rpartition(":")[2])
+        for found in (one.address for card in psutil.net_if_addrs().values() for one in card):
+            shown = f"[{found}]" if ":" in found else found
+            if "%" not in found and found.count(":") != 5:
+                assert ask(port, "/api/status", Host=f"{shown}:{port}")[0] == 401, "asked for a token, not refused"
+
+
+def test_connections_without_end_leave_the_watcher_its_files(journal: Journal, output: Path) -> None:
+    process = psutil.Process()
+    with Server(Address("127.0.0.1", 0), journal, status(), output) as server, ExitStack() as held:
+        port = int(server.url.rstrip("/").rpartition(":")[2])
+        assert _answers(port)
+        before = process.num_fds()
+        idle = [socket.create_connection(("127.0.0.1", port), timeout=20) for _ in range(2 * MOST_CONNECTIONS)]
+        for one in idle:
+            held.callback(one.close)
+        refused = [one for one in idle[MOST_CONNECTIONS:] if _closed(one)]
+        assert len(refused) == MOST_CONNECTIONS
+        assert process.num_fds() - before <= len(idle) + MOST_CONNECTIONS + 8
+        for one in idle:
+            one.close()
+        wait_until(lambda: _answers(port))
+
+
+def _closed(one: socket.socket) -> bool:
+    try:
+        return one.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+def _answers(port: int) -> bool:
+    try:
+        return ask(port, "/api/status")[0] == 200
+    except OSError:
+        return False
+
+
+def wait_until(what: Callable[[], bool]) -> None:
+    until = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < until, "it did not come"
+        time.sleep(0.05)

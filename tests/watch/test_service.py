@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
 import zarr
 
+from cellengine.engine.checkpoint import open_checkpoint, scratch_folder
+from cellengine.engine.job import Job, label_file
 from cellengine.engine.journal import hold_output
-from cellengine.errors import LockedError, UsageError
+from cellengine.errors import DeviceError, LockedError, UsageError
 from cellengine.io import read_table
+from cellengine.watch import worker
 from tests.synthetic import draw_cells
 from tests.watch.conftest import Bench, cut, objects_in
 
-PICTURES, KILLS = 40, 3
+PICTURES, KILLS = 24, 3
 """small here; `benchmarks/watch_exactly_once.py` has the long version"""
 
 
@@ -208,6 +213,85 @@ def test_a_full_disk_is_waited_for(bench: Bench) -> None:
     assert "goes on" in said
     assert bench.done() == 1
     assert not (bench.output / "failures.csv").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no device that is always full")
+def test_a_disk_too_full_for_the_tables_is_waited_for(bench: Bench) -> None:
+    bench.drop("a.tif")
+    bench.output.mkdir()
+    (bench.output / ".pictures.csv.partial").symlink_to("/dev/full")
+    said = bench.once()
+    assert said.index("paused: ") < said.index("goes on")
+    assert list(read_table(bench.output / "pictures.csv")["file"]) == ["a.tif"]
+
+
+def break_device(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    def break_it(job: Job, *work: Any, **how: Any) -> Any:
+        if job.name in names:
+            raise DeviceError(f"{job.name}: the device is lost.")
+        return label_file(job, *work, **how)
+
+    monkeypatch.setattr(worker, "label_file", break_it)
+
+
+def test_a_picture_that_the_device_fails_with_does_not_hold_up_the_others(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.drop("a.tif")
+    time.sleep(0.02)
+    bench.drop("b.tif")
+    break_device(monkeypatch, "a.tif")
+    said = bench.once()
+    assert "a.tif: set aside: a.tif: the device is lost." in said
+    assert bench.done() == 1
+
+
+def test_a_broken_device_ends_the_watch_and_blames_no_picture(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.drop("a.tif")
+    bench.drop("b.tif")
+    with monkeypatch.context() as broken:
+        break_device(broken, "a.tif", "b.tif")
+        for _ in range(2):
+            with pytest.raises(DeviceError):
+                bench.once()
+    bench.once()
+    assert bench.done() == 2
+
+
+def test_a_picture_that_was_replaced_in_the_middle_starts_over(bench: Bench) -> None:
+    """What was kept of the earlier picture is of no use, and must not stop the later one for good."""
+    bench.drop("a.tif")
+    scratch = scratch_folder(bench.output / "a")
+    open_checkpoint(scratch, "a.tif", "some run", {"bytes": 1, "changed_ns": 1}, {"slot_bytes": 8}, 0).close()
+    assert "exit 6" not in bench.once()
+    assert bench.done() == 1
+    assert not scratch.exists()
+
+
+def test_what_a_kill_left_behind_a_finished_picture_is_removed(bench: Bench) -> None:
+    bench.drop("a.tif")
+    bench.once()
+    scratch = scratch_folder(bench.output / "a")
+    scratch.mkdir()
+    (scratch / "scores").write_bytes(b"many")
+    bench.once()
+    assert not scratch.exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the system does not tell names of open files")
+def test_outputs_are_on_the_disk_before_the_journal_says_so(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.drop("plate/a.tif")
+    forced: list[tuple[str, int]] = []
+    force = os.fsync
+
+    def note(number: int) -> None:
+        forced.append((Path(f"/proc/self/fd/{number}").resolve().name, bench.done()))
+        force(number)
+
+    monkeypatch.setattr(os, "fsync", note)
+    bench.once()
+    before = {name for name, done in forced if done == 0}
+    assert before >= {"a.labels.tif", "a.overlay.png", "a.objects.csv", "plate", "out"}
 
 
 def test_results_in_the_watched_folder_are_no_pictures(bench: Bench) -> None:

@@ -12,7 +12,8 @@ from cellengine.engine.batch import Device
 from cellengine.engine.options import InferOptions
 from cellengine.errors import UsageError
 from cellengine.watch.server import Address
-from cellengine.watch.service import WatchOptions, watch_folder
+from cellengine.watch.service import watch_folder
+from cellengine.watch.worker import WatchOptions
 
 
 @click.command()

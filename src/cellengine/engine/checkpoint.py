@@ -27,7 +27,7 @@ from typing import Any, Self
 from cellengine.engine.journal import SCRATCH, differences
 from cellengine.errors import InputError, UsageError
 from cellengine.io.axes import Array
-from cellengine.io.bricks import BrickFile, Place
+from cellengine.io.bricks import BrickFile, Place, pack_record
 from cellengine.io.sink import partial_name, remove, writing
 from cellengine.io.slots import SlotFile
 
@@ -102,7 +102,11 @@ class Checkpoint:
 
     def keep_block(self, picture: int, block: int, labels: Array, tables: Mapping[str, Array]) -> None:
         """Store the labels of a block and what belongs to them."""
-        place = self.labels.append(labels, tables)
+        self.keep_record(picture, block, pack_record(labels, tables))
+
+    def keep_record(self, picture: int, block: int, record: bytes) -> None:
+        """As `keep_block`, with what `pack_record` made of labels and tables."""
+        place = self.labels.append_record(record)
         self._add({"picture": picture, "block": block, "place": [place.offset, place.length, place.checksum]})
 
     def close(self) -> None:
@@ -162,6 +166,11 @@ def scratch_folder(stem: Path) -> Path:
 def holds_checkpoint(folder: Path, run: str) -> bool:
     """Whether an earlier call of `run` has begun to label in blocks there."""
     return _head(folder).get("run") == run
+
+
+def is_of_other_input(folder: Path, fingerprint: Plain) -> bool:
+    """Whether the record in `folder`, if there is one, is of an input that has changed."""
+    return bool(differences(_head(folder).get("input", fingerprint), fingerprint))
 
 
 def check_input(folder: Path, name: str, fingerprint: Plain) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -186,6 +186,24 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def to_disk(paths: Iterable[Path], below: Path) -> None:
+    """Return when files, or all files in folders, and their names in the folders from `below` on are on the disk.
+
+    Raises ResourceError when the disk cannot take them.
+    """
+    files = [file for path in paths for file in (path.rglob("*") if path.is_dir() else (path,))]
+    folders = {parent for file in files for parent in file.parents if parent.is_relative_to(below)}
+    # systems without os.O_DIRECTORY keep names by themselves, and open no folders
+    names = sorted(folders) if hasattr(os, "O_DIRECTORY") else []
+    with writing(below):
+        for path in [*(file for file in files if file.is_file()), *names]:
+            opened = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(opened)
+            finally:
+                os.close(opened)
 
 
 @contextmanager

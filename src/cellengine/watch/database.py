@@ -40,6 +40,8 @@ CREATE TABLE IF NOT EXISTS pictures (
 CREATE INDEX IF NOT EXISTS in_order ON pictures (kind, arrived_ns, id);
 CREATE INDEX IF NOT EXISTS by_due ON pictures (kind, due);
 CREATE UNIQUE INDEX IF NOT EXISTS in_time ON pictures (sequence) WHERE sequence IS NOT NULL;
+CREATE INDEX IF NOT EXISTS totals ON pictures (kind, finished, objects);
+CREATE INDEX IF NOT EXISTS troubled ON pictures (kind) WHERE note != '';
 CREATE TABLE IF NOT EXISTS classes (picture INTEGER, class TEXT, count INTEGER, PRIMARY KEY (picture, class));
 """
 _FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import re
 from collections.abc import Awaitable, Callable
@@ -12,7 +13,6 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
 LONGEST_ADDRESS = 1024
-COOKIE = "cellengine_token"
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]/\s]+)(?::\d{1,5})?")
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -33,6 +33,8 @@ class _Guard:
 
     def __init__(self, app: Any, hosts: frozenset[str], token: str | None) -> None:
         self._app, self._hosts, self._token = app, hosts, token
+        # a browser shares cookies between the ports of a host, and so do the pages of two watchers there
+        self._cookie = "cellengine_" + hashlib.sha256((token or "").encode()).hexdigest()[:12]
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -65,10 +67,11 @@ class _Guard:
         if asked is not None and request.url.path == "/" and _same(asked, token):
             # from here on the cookie speaks, so that the token does not stay in the address
             welcome = RedirectResponse("/", 303)
-            welcome.set_cookie(COOKIE, token, max_age=30 * 86400, httponly=True, samesite="strict")
+            # lax: the address may have been opened from a mail or a chat, and no question changes anything
+            welcome.set_cookie(self._cookie, token, max_age=30 * 86400, httponly=True, samesite="lax")
             return welcome
         scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
-        shown = bearer if scheme.lower() == "bearer" else request.cookies.get(COOKIE, "")
+        shown = bearer if scheme.lower() == "bearer" else request.cookies.get(self._cookie, "")
         if _same(shown, token):
             return None
         return PlainTextResponse("Open the address that `cellengine watch` printed: it ends in ?token=...", 401)

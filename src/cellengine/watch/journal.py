@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from cellengine.errors import UsageError
@@ -52,6 +53,15 @@ class Finished:
 class Journal(Database):
     """The record of one watcher. Any thread may call it; a change is on disk when the call returns."""
 
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        # pictures rest by a clock that nobody can set while the program runs
+        self._ahead_s = time.time() - time.monotonic()
+
+    def _now(self) -> float:
+        """Seconds since 1970 as they were when the journal was opened, and steady ones since."""
+        return self._ahead_s + time.monotonic()
+
     def setting(self, key: str) -> Any:
         """A value kept by `keep`, or None."""
         row = self.one("SELECT value FROM settings WHERE key = ?", key)
@@ -92,14 +102,14 @@ class Journal(Database):
         """
         late = []
         with self.changing() as db:
-            now = time.time()
+            due = self._now() + settle_s
             for name, state in seen:
                 row = db.execute("SELECT * FROM pictures WHERE name = ?", (name,)).fetchone()
                 if row is None:
                     db.execute(
                         "INSERT INTO pictures (name, kind, size, changed_ns, arrived_ns, due) "
                         "VALUES (?, 'waiting', ?, ?, ?, ?)",
-                        (name, state.size, state.changed_ns, min(state.arrived_ns, time.time_ns()), now + settle_s),
+                        (name, state.size, state.changed_ns, min(state.arrived_ns, time.time_ns()), due),
                     )
                     continue
                 same = (row["size"], row["changed_ns"]) == (state.size, state.changed_ns)
@@ -109,7 +119,7 @@ class Journal(Database):
                 db.execute(
                     "UPDATE pictures SET kind = ?, size = ?, changed_ns = ?, due = ?, failures = 0, deaths = 0 "
                     "WHERE id = ?",
-                    (kind, state.size, state.changed_ns, now + settle_s, row["id"]),
+                    (kind, state.size, state.changed_ns, due, row["id"]),
                 )
                 if kind == "done":
                     late.append(name)
@@ -118,7 +128,8 @@ class Journal(Database):
     def failed_names(self) -> Iterator[str]:
         """The pictures that were set aside, some at a time."""
         last = -1
-        while rows := self.all("SELECT id, name FROM pictures WHERE kind = 'failed' AND id > ? LIMIT 500", last):
+        query = "SELECT id, name FROM pictures WHERE kind = 'failed' AND id > ? ORDER BY id LIMIT 500"
+        while rows := self.all(query, last):
             yield from (row["name"] for row in rows)
             last = rows[-1]["id"]
 
@@ -126,15 +137,15 @@ class Journal(Database):
         """The picture that arrived first among those that have rested long enough."""
         row = self.one(
             "SELECT id, name, size, changed_ns, arrived_ns, failures, stem FROM pictures "
-            "WHERE kind = 'waiting' AND due <= ? ORDER BY arrived_ns, id LIMIT 1",
-            time.time(),
+            "WHERE kind = 'waiting' AND +due <= ? ORDER BY arrived_ns, id LIMIT 1",
+            self._now(),
         )
         return None if row is None else Entry(*row)
 
     def seconds_to_next(self) -> float | None:
         """How long until a picture may have rested long enough; None when none waits."""
         row = self.one("SELECT due FROM pictures WHERE kind = 'waiting' ORDER BY due LIMIT 1")
-        return None if row is None else max(0.0, row["due"] - time.time())
+        return None if row is None else max(0.0, row["due"] - self._now())
 
     def postpone(self, entry: Entry, seconds: float, state: State | None = None, note: str = "") -> None:
         """Look at a picture again later; with the state in which it was found now."""
@@ -142,7 +153,7 @@ class Journal(Database):
         with self.changing() as db:
             db.execute(
                 "UPDATE pictures SET kind = 'waiting', size = ?, changed_ns = ?, due = ?, note = ? WHERE id = ?",
-                (size, changed, time.time() + seconds, note, entry.id),
+                (size, changed, self._now() + seconds, note, entry.id),
             )
 
     def forget(self, entry: Entry) -> None:
@@ -184,7 +195,7 @@ class Journal(Database):
         with self.changing() as db:
             db.execute(
                 "UPDATE pictures SET kind = ?, failures = ?, note = ?, due = ?, finished = ? WHERE id = ?",
-                ("failed" if final else "waiting", count, reason, time.time() + retry_s, time.time(), entry.id),
+                ("failed" if final else "waiting", count, reason, self._now() + retry_s, time.time(), entry.id),
             )
         return final
 
@@ -194,7 +205,8 @@ class Journal(Database):
             db.execute(
                 "UPDATE pictures SET kind = 'done', size = ?, changed_ns = ?, parts = ?, note = '', failures = 0, "
                 "deaths = 0, finished = ?, latency_s = ?, seconds = ?, objects = ?, record = ?, "
-                "sequence = (SELECT COALESCE(MAX(sequence), 0) + 1 FROM pictures) WHERE id = ?",
+                "sequence = (SELECT COALESCE(MAX(sequence), 0) + 1 FROM pictures WHERE sequence IS NOT NULL) "
+                "WHERE id = ?",
                 (
                     *(state.size, state.changed_ns, max(1, len(parts)), what.finished, what.latency_s),
                     *(what.seconds, what.objects, json.dumps(what.record), entry.id),
@@ -229,5 +241,5 @@ class Journal(Database):
                     (kind, deaths, note if kind == "failed" else "", time.time(), row["id"]),
                 )
             # clocks may have been set back since: nothing waits for a time that was reckoned by the old one
-            db.execute("UPDATE pictures SET due = ? WHERE kind = 'waiting' AND due > ?", (time.time(),) * 2)
+            db.execute("UPDATE pictures SET due = ? WHERE kind = 'waiting' AND due > ?", (self._now(),) * 2)
         return [row["name"] for row in rows]

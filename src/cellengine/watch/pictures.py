@@ -43,47 +43,71 @@ class Folder:
     output: Path
     """absolute; it may lie inside `base`"""
 
-    def walk(self) -> Iterator[str]:
-        """Every picture below the folder, as a path relative to it; one directory is listed at a time.
+    def walk(self, below: Path | None = None) -> Iterator[str]:
+        """Every picture in the folder, or in the part `below` of it, as a path relative to the folder.
 
-        A folder that cannot be listed is left out: it may be gone, and comes again with the next walk.
+        One directory is listed at a time. One that cannot be listed is left out: it may be gone, and comes again with
+        the next walk.
         """
-        waiting = [self.base]
+        waiting = [below or self.base]
         while waiting:
             try:
                 with os.scandir(waiting.pop()) as entries:
                     for entry in entries:
                         path = Path(entry.path)
-                        if self._hidden(path):
+                        if self._hidden(path) or (entry.is_symlink() and self._leads_back(path)):
                             continue
-                        if entry.is_dir() and path.suffix.lower() != ZARR:
+                        if path.suffix.lower() != ZARR and _is_folder(entry):
                             waiting.append(path)
                         elif _is_picture(path):
                             yield path.relative_to(self.base).as_posix()
             except OSError:
                 continue
 
-    def picture_of(self, changed: Path) -> str | None:
-        """The picture that a changed file belongs to, relative to the folder; None when it belongs to none."""
+    def pictures_at(self, changed: Path) -> Iterator[str]:
+        """The pictures, relative to the folder, that a reported change concerns: the one that a file belongs to, or
+        all in a folder, which may have been moved here with what is in it."""
         try:
             parts = changed.relative_to(self.base).parts
         except ValueError:
-            return None
+            return
         path = self.base
         for part in parts:
             path /= part
-            if self._hidden(path):
-                return None
+            if self._hidden(path) or (path.is_symlink() and self._leads_back(path)):
+                return
             if path.suffix.lower() == ZARR:
-                return path.relative_to(self.base).as_posix()
-        return path.relative_to(self.base).as_posix() if parts and _is_picture(path) else None
+                yield path.relative_to(self.base).as_posix()
+                return
+        if os.path.isdir(path):  # noqa: PTH112 - the method of Path raises where the folder may not be entered
+            yield from self.walk(path)
+        elif _is_picture(path):
+            yield path.relative_to(self.base).as_posix()
 
     def _hidden(self, path: Path) -> bool:
         return path.name.startswith(".") or is_own_output(path) or path == self.output
 
+    def _leads_back(self, link: Path) -> bool:
+        """Whether a linked folder leads to what is looked through anyway, or to the outputs: pictures would be found
+        under two names, or without end. Links in a linked folder are not followed, for they may lead anywhere.
+        """
+        if not os.path.isdir(link):  # noqa: PTH112 - as above
+            return False
+        target, known = link.resolve(), (self.base, self.output)
+        nested = any(target.is_relative_to(one) or one.is_relative_to(target) for one in known)
+        return nested or not link.parent.resolve().is_relative_to(self.base)
+
 
 def _is_picture(path: Path) -> bool:
     return path.suffix.lower() in READERS
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is one that can be listed; a link to itself is none, and must not spoil what lies beside it."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def state_of(path: Path) -> State | None:

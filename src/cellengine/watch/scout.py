@@ -93,8 +93,9 @@ class Scout(threading.Thread):
         if len(changed) > MANY_CHANGES:
             self._next_walk = 0.0
             return
-        names = {name for path in changed if (name := self._folder.picture_of(path)) is not None}
-        self._see(sorted(names))
+        names = {name for path in changed for name in self._folder.pictures_at(path)}
+        for batch in _batches(iter(sorted(names)), AT_ONCE):
+            self._see(batch)
 
     def _walk(self) -> None:
         """Look through the whole folder for what is not in the journal, and at what was set aside and may be mended."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
+import re
 import secrets
 import socket
 import threading
@@ -15,13 +17,16 @@ from sqlite3 import Row
 from types import TracebackType
 from typing import Any, Self
 
+import psutil
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from cellengine.errors import UsageError
+from cellengine.io.sink import partial_name, remove, writing
 from cellengine.watch import overview
 from cellengine.watch.database import Database
 from cellengine.watch.guard import guard
@@ -29,9 +34,14 @@ from cellengine.watch.openapi import DESCRIPTION
 from cellengine.watch.status import Status
 
 MOST_RESULTS = 1000
+LARGEST_NUMBER = 1 << 63
+"""that the journal can be asked for"""
 HISTORY_BINS = 120
 HISTORY_EVERY_S = 5.0
 TOKEN_FILE = ".watch.token"
+MOST_CONNECTIONS = 64
+"""at once; further ones are closed, so that no visitor can use up the files that the watcher may open"""
+_EVERYWHERE = ("0.0.0.0", "::")
 PAGE_FILES = {
     "": ("index.html", "text/html"),
     "page.css": ("page.css", "text/css"),
@@ -66,6 +76,20 @@ def application(journal: Database, status: Status, output: Path, hosts: frozense
     return Starlette(routes=_routes(_Answers(journal, status, output.resolve())), middleware=[guard(hosts, token)])
 
 
+class _Connection(H11Protocol):
+    """One of a bounded number of connections; one that asks nothing is closed."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """See `asyncio.Protocol.connection_made`."""
+        super().connection_made(transport)
+        if len(self.connections) > MOST_CONNECTIONS:
+            transport.abort()
+        else:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+
 class Server:
     """The application on a socket, in a thread of its own; use it in a `with` statement."""
 
@@ -73,7 +97,8 @@ class Server:
         token = None if address.is_loopback else _token(output / TOKEN_FILE)
         self._socket = _listen(address)
         port = self._socket.getsockname()[1]
-        shown = f"[{address.host}]" if ":" in address.host else address.host
+        host = socket.gethostname() if address.host in _EVERYWHERE else address.host
+        shown = f"[{host}]" if ":" in host else host
         self.url = f"http://{shown}:{port}/" + (f"?token={token}" if token else "")
         app = application(journal, status, output, _names(address), token)
         config = uvicorn.Config(
@@ -84,8 +109,7 @@ class Server:
             proxy_headers=False,
             lifespan="off",
             ws="none",
-            http="h11",
-            limit_concurrency=64,
+            http=_Connection,
             timeout_keep_alive=15,
             timeout_graceful_shutdown=2,
             h11_max_incomplete_event_size=16 << 10,
@@ -124,11 +148,15 @@ def _listen(address: Address) -> socket.socket:
 
 def _token(path: Path) -> str:
     """The token of this output; it is made once, so that bookmarks stay good, and only the owner can read it."""
-    if path.is_file():
-        return path.read_text(encoding="ascii").strip()
-    path.touch(mode=0o600)
-    token = secrets.token_urlsafe(24)
-    path.write_text(token + "\n", encoding="ascii")
+    kept = path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else ""
+    if re.fullmatch(r"[A-Za-z0-9_-]{32,}", kept):
+        return kept
+    token, partial = secrets.token_urlsafe(24), partial_name(path)
+    with writing(path):
+        remove(partial)
+        partial.touch(mode=0o600, exist_ok=False)
+        partial.write_text(token + "\n", encoding="ascii")
+        partial.replace(path)
     return token
 
 
@@ -138,16 +166,10 @@ def _names(address: Address) -> frozenset[str]:
     names = {"localhost", "127.0.0.1", "::1", address.host.lower()}
     if not address.is_loopback:
         own = socket.gethostname().lower()
-        names |= {own, own.partition(".")[0], socket.getfqdn().lower()}
-        names |= {str(info[4][0]) for info in _addresses(own)}
+        first = own.partition(".")[0]
+        names |= {own, first, f"{first}.local", socket.getfqdn().lower()}
+        names |= {one.address.partition("%")[0].lower() for found in psutil.net_if_addrs().values() for one in found}
     return frozenset(names)
-
-
-def _addresses(host: str) -> list[Any]:
-    try:
-        return list(socket.getaddrinfo(host, None))
-    except OSError:
-        return []
 
 
 class _Answers:
@@ -185,7 +207,7 @@ class _Answers:
         return JSONResponse({"results": [_result(row) for row in overview.latest(self._journal, 30)]})
 
     def result(self, request: Request) -> Response:
-        found = overview.result(self._journal, request.path_params["number"])
+        found = self._found(request)
         if found is None:
             return _refuse(404, "there is no such result")
         row, record, classes = found
@@ -193,13 +215,17 @@ class _Answers:
 
     def file(self, request: Request) -> Response:
         """A file of a result, by its kind: the name never comes from the visitor."""
-        found = overview.result(self._journal, request.path_params["number"])
+        found = self._found(request)
         ending = {"overlay": ".overlay.png", "objects": ".objects.csv"}[request.path_params["what"]]
         name = next((n for n in found[1]["outputs"] if n.endswith(ending)), None) if found else None
         path = None if name is None else (self._output / name).resolve()
         if path is None or not path.is_relative_to(self._output) or not path.is_file():
             return _refuse(404, "there is no such file")
         return FileResponse(path, headers={"Cache-Control": "private, max-age=60"})
+
+    def _found(self, request: Request) -> tuple[Row, dict[str, Any], dict[str, int]] | None:
+        number: int = request.path_params["number"]
+        return overview.result(self._journal, number) if number < LARGEST_NUMBER else None
 
     def history(self, request: Request) -> Response:
         now = time.monotonic()
