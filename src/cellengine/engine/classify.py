@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from cellengine.engine.flow import Stop, overlap
+from cellengine.engine.frugal import run_within_memory
 from cellengine.engine.options import InferOptions
 from cellengine.engine.plan import TILE_SHARE, ram_limit
 from cellengine.engine.predict import reflect
@@ -64,7 +65,7 @@ def classify(
                 absent.append(i)
             else:
                 batch[i] = crop
-        answers = np.array(session.run(batch)["classes"][: len(part)])
+        answers = np.array(run_within_memory(session, batch, spec.halo)["classes"][: len(part)])
         answers[absent] = np.nan
         return answers
 

@@ -19,7 +19,7 @@ from cellengine.engine.checkpoint import Checkpoint
 from cellengine.engine.flow import Stop, overlap
 from cellengine.engine.frugal import run_within_memory
 from cellengine.engine.plan import Plan
-from cellengine.engine.predict import read_scaled
+from cellengine.engine.predict import check_numbers, read_scaled
 from cellengine.engine.scene import Scene
 from cellengine.engine.session import Session
 from cellengine.errors import ModelError
@@ -115,6 +115,7 @@ def detect(
         for i, tile in enumerate(tiles):
             read_scaled(scene, tile.read, scale, batch[i])
         outputs = run_within_memory(session, batch, plan.halo)
+        check_numbers(outputs, tiles, scene, session)
         places = outputs["scores"].shape[1]
         for i, tile in enumerate(tiles):
             if outputs["count"][i] >= places:
