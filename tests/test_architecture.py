@@ -18,7 +18,8 @@ SOURCE = Path(cellengine.__file__).parent
 
 OPTIONAL = {
     "bioio": ("io/bio.py",),
-    "dask": ("engine/dask.py",),
+    "dask": ("engine/cluster/connect.py",),
+    "distributed": ("engine/cluster/connect.py",),
     "matplotlib": ("train/report.py", "train/sweep.py"),
     "monai": ("train/",),
     "pynvml": ("engine/nvml.py",),

@@ -126,6 +126,11 @@ MOST_LINES = 20
 )
 @click.option("--max-vram", metavar="SIZE", help="Memory of a GPU that the network may take; without it 80 % of it.")
 @click.option(
+    "--dask",
+    metavar="ADDRESS|local:N",
+    help="Have the work done by the workers of a dask scheduler, or by N processes of one thread on this machine.",
+)
+@click.option(
     "--plan",
     is_flag=True,
     help="Only say how INPUT would be labelled, and what memory, disk and time that takes.",
@@ -154,6 +159,7 @@ def command(
     batch: int,
     max_ram: str | None,
     max_vram: str | None,
+    dask: str | None,
     plan: bool,
 ) -> None:
     """Label the cells in INPUT (files, folders, patterns or OME-Zarr) and measure them.
@@ -187,7 +193,8 @@ def command(
             click.echo(line)
         return
     with show_progress() as progress:
-        summary = infer_files(inputs, model, output, options, where, then=then, restart=not resume, progress=progress)
+        how: dict[str, Any] = {"then": then, "restart": not resume, "dask": dask}
+        summary = infer_files(inputs, model, output, options, where, **how, progress=progress)
     report(summary, output)
 
 

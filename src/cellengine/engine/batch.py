@@ -6,19 +6,20 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cellengine.engine.backends import open_session
 from cellengine.engine.backends.hardware import cpu_count, cpu_name
 from cellengine.engine.checkpoint import check_input, scratch_folder
 from cellengine.engine.classify import check_classifier
 from cellengine.engine.crops import classify_into
-from cellengine.engine.environment import peak_memory_bytes, versions
-from cellengine.engine.flow import Stop, stop_on_signals
+from cellengine.engine.environment import deciding_versions, peak_memory_bytes, versions
+from cellengine.engine.flow import Stop, overlap, stop_on_signals
 from cellengine.engine.forecast import Forecast, network_speed
 from cellengine.engine.job import Job, label_file, plan_job
 from cellengine.engine.journal import Journal, hold_output, open_journal
@@ -35,10 +36,10 @@ from cellengine.io import InputFile, find_inputs, output_stems, write_table
 from cellengine.io.sink import remove
 from cellengine.spec import ClassOf
 
-Plain = dict[str, Any]
+if TYPE_CHECKING:
+    from cellengine.engine.cluster.crew import Crew
 
-IRRELEVANT = ("python", "torch", "onnx")
-"""versions that do not decide what `infer` finds"""
+Plain = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,7 @@ def infer_files(
     *,
     then: str | None = None,
     restart: bool = False,
+    dask: str | None = None,
     progress: Progress | None = None,
 ) -> Summary:
     """Label every input into `output`; go on where an earlier call of the same run stopped.
@@ -79,7 +81,8 @@ def infer_files(
     Nothing is read or written before the model, the inputs and the output are known to be usable. Raises the error of
     a single bad input as it is; of several inputs the good ones are finished and PartialFailure is raised at the end.
     `then`: a classifier for the cells that the model finds. A model that is a classifier itself takes every input as a
-    crop and writes one table, `classes.csv`.
+    crop and writes one table, `classes.csv`. `dask`: workers that do the work, `local:N` or a scheduler's address; what
+    is written is the same.
     """
     begun = time.perf_counter()
     file, second = read_models(model, then)
@@ -96,12 +99,16 @@ def infer_files(
         frozen_then = frozen.pop("then", None)
         # tiles follow from the memory: a run resumed on a machine with more of it still cuts as it began
         options = replace(options, max_ram=frozen.pop("max_ram", ram_limit(options)))
-        session = opened.enter_context(open_session(file.path, **frozen, max_vram=options.max_vram))
-        cells = (
-            None
-            if second is None
-            else opened.enter_context(open_session(second.path, **frozen_then, max_vram=options.max_vram))
-        )
+        crew = None if dask is None else opened.enter_context(_open_crew(dask))
+
+        def opened_model(one: ModelFile, how: Plain) -> Session:
+            opener = open_session if crew is None else crew.open
+            return opened.enter_context(opener(one, **how, max_vram=options.max_vram))
+
+        session = opened_model(file, frozen)
+        cells = None if second is None else opened_model(second, frozen_then)
+        if crew is not None:
+            crew.check_paths(output, jobs, [one for one in (session, cells) if one is not None])
         if not journal.frozen:
             journal.freeze({**_chosen(session), "then": cells and _chosen(cells), "max_ram": options.max_ram})
         progress = progress or Progress()
@@ -109,7 +116,9 @@ def infer_files(
             failures = _classify_all(jobs, session, options, journal, stop, progress)
         else:
             speed = network_speed(file, session, asked)
-            failures = _run_all(jobs, session, cells, options, journal, speed, stop, progress)
+            label = partial(label_file if crew is None else crew.label_file, then=cells, voxels_per_s=speed)
+            at_once = 1 if crew is None else crew.files_at_once
+            failures = _run_all(jobs, partial(label, session=session), options, journal, at_once, stop, progress)
         described = session.describe() | ({} if cells is None else {"then": cells.describe()})
         _finish(journal, failures, (file, second), options, described, memory, time.perf_counter() - begun)
     if failures:
@@ -176,36 +185,50 @@ def _check_unchanged(jobs: Sequence[Job], journal: Journal) -> None:
             check_input(scratch_folder(journal.folder / job.stem), job.name, job.fingerprint)
 
 
+def _open_crew(name: str) -> AbstractContextManager[Crew]:
+    from cellengine.engine.cluster.crew import open_crew  # loads dask
+
+    return open_crew(name)
+
+
 def _run_all(
     jobs: Sequence[Job],
-    session: Session,
-    then: Session | None,
+    label: Callable[..., Plain],
     options: InferOptions,
     journal: Journal,
-    speed: float | None,
+    at_once: int,
     stop: Stop,
     progress: Progress,
 ) -> list[Plain]:
+    """Label what is not finished, `at_once` jobs at a time; the failures. `label` is `label_file` for a session."""
     failures: list[Plain] = []
     run = hashlib.sha256(json.dumps(journal.identity, sort_keys=True).encode()).hexdigest()
+    todo = []
     for number, job in enumerate(jobs, 1):
-        scratch = scratch_folder(journal.folder / job.stem)
         if job.name in journal.finished:
-            remove(scratch)  # of a run that was killed between the record and this
-            continue
-        stop.check()
-        told = _numbered(progress, number, len(jobs))
-        try:
-            how: Plain = {"then": then, "run": run, "voxels_per_s": speed}
-            record = label_file(job, journal.folder, session, options, stop, told, **how)
-        except (InputError, UsageError) as error:
-            if len(jobs) == 1 or options.on_error == "stop":
-                journal.forget()
-                raise
-            failures.append(_failure(job.name, "infer", error))
+            remove(scratch_folder(journal.folder / job.stem))  # of a run that was killed between the record and this
         else:
-            journal.add(job.name, record)
-            remove(scratch)
+            todo.append((job, _numbered(progress, number, len(jobs))))
+
+    def one(item: tuple[Job, Progress]) -> Plain | InputError | UsageError:
+        job, told = item
+        stop.check()
+        try:
+            return label(job, journal.folder, options=options, stop=stop, progress=told, run=run)
+        except (InputError, UsageError) as error:
+            return error
+
+    found = overlap(one, todo, at_once, stop) if at_once > 1 else (one(item) for item in todo)
+    with closing(found):
+        for (job, _), record in zip(todo, found, strict=True):
+            if not isinstance(record, Exception):
+                journal.add(job.name, record)
+                remove(scratch_folder(journal.folder / job.stem))
+            elif len(jobs) == 1 or options.on_error == "stop":
+                journal.forget()
+                raise record
+            else:
+                failures.append(_failure(job.name, "infer", record))
     return failures
 
 
@@ -244,7 +267,7 @@ def _identity(
         "then": then and then.sha256,
         "settings": options.identity(),
         "device": [device.device, device.backend, device.precision],
-        "versions": {name: version for name, version in versions().items() if name not in IRRELEVANT},
+        "versions": deciding_versions(),
     }
 
 

@@ -22,7 +22,7 @@ from cellengine.engine.run import Clock, Progress, Result, check_finite, describ
 from cellengine.engine.scale import Intensities, measure_scene
 from cellengine.engine.scene import Scene, scenes
 from cellengine.engine.semantic import map_classes
-from cellengine.engine.session import Session
+from cellengine.engine.session import Session, batches_on_a_device
 from cellengine.engine.table import Table, join_tables, measure_detected, measure_picture
 from cellengine.errors import ResourceError, UsageError
 from cellengine.geometry import Region
@@ -174,7 +174,8 @@ def memory_needed(source: ImageSource, pictures: Sequence[Scene], plans: Sequenc
     if not pictures[0].grid.same:
         # labels at the model's voxel size, and labels and scores on their way back
         work += 4 * prod(plans[0].shape) + 8 * voxels
-    tiles = session.concurrency * prod(plans[0].tile) * plans[0].batch * 4 * (len(session.spec.channels) + outputs)
+    batch = prod(plans[0].tile) * plans[0].batch * 4 * (len(session.spec.channels) + outputs)
+    tiles = batches_on_a_device(session) * batch
     return 4 * voxels * len(pictures) + work + tiles
 
 

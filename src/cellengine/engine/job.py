@@ -6,7 +6,9 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,12 @@ from cellengine.engine.infer import infer_source
 from cellengine.engine.options import InferOptions
 from cellengine.engine.outlines import write_outlines
 from cellengine.engine.outputs import checksum, write_class_map, write_outputs
-from cellengine.engine.plan import ram_limit
+from cellengine.engine.pieces import Hands
+from cellengine.engine.plan import Plan, ram_limit
 from cellengine.engine.resample import size_unknown
 from cellengine.engine.run import Progress
 from cellengine.engine.session import Session
-from cellengine.engine.stream import stream_source
+from cellengine.engine.stream import Streaming, stream_source
 from cellengine.errors import InputError
 from cellengine.io import ImageSource, open_source
 from cellengine.io.opening import DEFAULT_CACHE_BYTES
@@ -30,6 +33,9 @@ from cellengine.io.sink import writing
 from cellengine.spec import ArgMax
 
 Plain = dict[str, Any]
+
+Others = Callable[["Job", Plan, Streaming, Path], Hands]
+"""who works on the pieces of a job, given how it is cut and where the file of its scores is"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +54,7 @@ def plan_job(job: Job, output: Path, session: Session, options: InferOptions, sp
 
     Raises what it would raise before any work, also where the disk of `output` is too small.
     """
-    with _open(job, options) as source:
+    with open_job(job, options) as source:
         how: Plain = {"is_zarr": job.path.is_dir(), "voxels_per_s": speed}
         found = forecast(source, session, options, output / job.stem, **how)
     check_disk(found, next(folder for folder in (output, *output.absolute().parents) if folder.is_dir()))
@@ -66,18 +72,20 @@ def label_file(
     then: Session | None = None,
     run: str = "",
     voxels_per_s: float | None = None,
+    others: Others | None = None,
 ) -> Plain:
     """Label one input into `output`, its files whole under their names when this returns; the record of what was done.
 
     What is finished of a large input lies in `scratch_folder(output / job.stem)`, to be removed when the record is
     safe; a call for the same input and settings under the same name `run` goes on from there. `voxels_per_s` is the
-    speed of the network here, if known. `then` classifies the cells that the model of `session` finds.
+    speed of the network here, if known. `then` classifies the cells that the model of `session` finds. `others` do the
+    work on tiles and blocks of an input that is labelled in blocks.
 
     Raises InputError for a picture that cannot be used, ResourceError for a full disk, Interrupted when `stop` says so.
     """
-    with _open(job, options) as source:
+    with open_job(job, options) as source:
         warnings = _missing(source.name, source.missing_chunks(), options) + size_unknown(source, session.spec)
-        stem, how = output / job.stem, _Road(job, session, options, stop, progress, then, run, voxels_per_s)
+        stem, how = output / job.stem, _Road(job, session, options, stop, progress, then, run, voxels_per_s, others)
         found, written = how.label(source, stem)
         if options.outlines and not isinstance(session.spec.decoder, ArgMax):
             begun = time.perf_counter()
@@ -109,6 +117,7 @@ class _Road:
     then: Session | None
     run: str
     voxels_per_s: float | None
+    others: Others | None
 
     def label(self, source: ImageSource, stem: Path) -> tuple[Plain, list[str]]:
         """Write the outputs `stem`; what is recorded of them, and their names."""
@@ -120,7 +129,7 @@ class _Road:
             stem.parent.mkdir(parents=True, exist_ok=True)
         if expected.streaming is not None:
             how: Plain = {"is_zarr": is_zarr, "run": run, "fingerprint": self.job.fingerprint, "then": self.then}
-            return stream_source(*work, stem, **how)
+            return stream_source(*work, stem, **how, others=self.others and partial(self.others, self.job))
         if not expected.resumable:
             if isinstance(decoder, ArgMax):
                 return write_class_map(stem, *work, is_zarr=is_zarr)
@@ -152,7 +161,8 @@ class _Road:
         return found, written
 
 
-def _open(job: Job, options: InferOptions) -> ImageSource:
+def open_job(job: Job, options: InferOptions) -> ImageSource:
+    """The image of an input."""
     return open_source(
         job.path,
         axes=options.axes,

@@ -10,7 +10,7 @@ from typing import Any
 from cellengine.engine.backends.cuda import CudaDevice
 from cellengine.engine.backends.hardware import memory_limit
 from cellengine.engine.options import InferOptions
-from cellengine.engine.session import Session
+from cellengine.engine.session import Session, batches_on_a_device
 from cellengine.errors import UsageError
 from cellengine.geometry import Cells, Region, Tile, plan_tiles, round_up
 from cellengine.spec import ModelSpec
@@ -112,12 +112,12 @@ def _largest_tile(session: Session, halo: tuple[int, ...], options: InferOptions
 
 
 def _network_share(session: Session, options: InferOptions) -> float:
-    """Bytes that one batch may take: of the machine's memory, or of the GPU's, where `concurrency` are in flight."""
+    """Bytes that one batch may take: of the machine's memory, or of the GPU's, where several are in flight."""
     if not session.device.startswith("cuda"):
         return TILE_SHARE * ram_limit(options)
     devices = [int(device.partition(":")[2] or 0) for device in session.device.split(",")]
     total = min(CudaDevice(number).memory()[1] for number in devices)
-    return SHARE_OF_MEMORY * min(total, options.max_vram or total) * len(devices) / session.concurrency
+    return SHARE_OF_MEMORY * min(total, options.max_vram or total) / batches_on_a_device(session)
 
 
 def plan_halo(spec: ModelSpec, options: InferOptions) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
@@ -55,8 +55,12 @@ class Clock:
         try:
             yield
         finally:
-            taken = time.perf_counter() - begun
-            with self._lock:
+            self.add({stage: time.perf_counter() - begun})
+
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """Add times by stage that were measured elsewhere; any thread may."""
+        with self._lock:
+            for stage, taken in seconds.items():
                 self.seconds[stage] += taken
 
 

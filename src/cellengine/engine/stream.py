@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
@@ -13,35 +13,28 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from cellengine.engine.assemble import Assembly, LabelledPicture, counter, is_scored
-from cellengine.engine.blocks import Block, Blocks, Margins, block_margins, choose_core, kept_in_core, own_labels
+from cellengine.engine.assemble import Assembly, LabelledPicture
+from cellengine.engine.blocks import Blocks, Margins, block_margins, choose_core
 from cellengine.engine.checkpoint import CACHE_PART, Checkpoint, open_checkpoint, scratch_folder
 from cellengine.engine.classify import CellClassifier
 from cellengine.engine.flow import Stop, overlap
-from cellengine.engine.label import label
 from cellengine.engine.measured import Measured, measure_once
 from cellengine.engine.options import InferOptions
 from cellengine.engine.outputs import labels_path
 from cellengine.engine.overlay import Window
+from cellengine.engine.pieces import Hands, OwnHands, Workpiece
 from cellengine.engine.plan import Plan, plan_picture, ram_limit
-from cellengine.engine.predict import Scores, predict_batches
 from cellengine.engine.run import Clock, Progress, describe_run, label_axes
 from cellengine.engine.scene import Scene, scenes
 from cellengine.engine.schedule import Schedule, tile_number
 from cellengine.engine.scores import TileScores, slot_bytes
 from cellengine.engine.session import Session
 from cellengine.errors import ResourceError
-from cellengine.geometry import Cells
+from cellengine.geometry import Cells, Tile
 from cellengine.io import ImageSource, TableWriter, create_sink, write_png
 from cellengine.io.sink import writing
-from cellengine.ops.measure import ObjectStatistics
 from cellengine.ops.threads import worker_count
 from cellengine.records import from_plain, to_plain
-from cellengine.spec import Components
-
-Array = np.ndarray[Any, Any]
 
 DECODE_BYTES = 48
 """memory a voxel of a block in work: its scores as floats, its labels, and what the decoder needs for dense pictures"""
@@ -136,12 +129,14 @@ def stream_source(
     run: str = "",
     fingerprint: dict[str, Any] | None = None,
     then: Session | None = None,
+    others: Callable[[Plan, Streaming, Path], Hands] | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
     """As `infer_source` and `write_outputs`, with memory that does not grow with the source, and again after a crash.
 
     What is finished is in the folder `scratch_folder(stem)`, which the caller removes when the outputs are recorded;
     a call with the same `run` and `fingerprint` goes on from there. An input that cannot be read leaves nothing. The
-    overlay shows the centre of the middle plane. Memory: the plan's, and about 80 bytes an object. Returns what is
+    overlay shows the centre of the middle plane. `others`, given the plan and where the file of scores is, do the work
+    on tiles and blocks instead of this process. Memory: the plan's, and about 80 bytes an object. Returns what is
     recorded, and the names of the outputs.
     """
     clock, begun = Clock(), time.perf_counter()
@@ -155,7 +150,11 @@ def stream_source(
     with open_checkpoint(folder, source.name, run, fingerprint or {}, frozen, cache) as checkpoint:
         how = replace(how, cut=from_plain(Cut, checkpoint.plan))
         plan = replace(plan, tile=how.cut.tile, halo=how.cut.halo, batch=how.cut.batch)
-        work = _Work(source, session, options, plan, how, checkpoint, clock, stop, progress)
+        if others is None:
+            hands: Hands = OwnHands(pictures, session, checkpoint.scores, how.threads)
+        else:
+            hands = others(plan, how, checkpoint.scores.path)
+        work = _Work(source, session, options, plan, how, checkpoint, hands, clock, stop, progress)
         progress.begin(source.name, len(pictures) * len(plan.grid))
         cells = None if then is None else CellClassifier(source, then, session.spec, options, stop)
         for index, scene in enumerate(pictures):
@@ -180,12 +179,13 @@ class _Work:
         plan: Plan,
         how: Streaming,
         checkpoint: Checkpoint,
+        hands: Hands,
         clock: Clock,
         stop: Stop,
         progress: Progress,
     ) -> None:
         self.source, self.session, self.options, self.plan, self.how = source, session, options, plan, how
-        self.checkpoint, self.clock, self.stop, self.progress = checkpoint, clock, stop, progress
+        self.checkpoint, self.hands, self.clock, self.stop, self.progress = checkpoint, hands, clock, stop, progress
         self.measured: dict[int, Measured] = {}
         self.restored = 0
 
@@ -214,22 +214,31 @@ class _Work:
         self.restored += tiles - schedule.missing
         self.progress.advance(tiles - schedule.missing)
 
+        cut = self.how.cut
+        of = Workpiece(index, self.plan, cut.core, cut.margins, self.how.piece, measured)
+
+        def compute(tiles: list[Tile]) -> list[int]:
+            numbers = [tile_number(self.plan, tile.core) for tile in tiles]
+            slots = scores.reserve(numbers)
+            scores.keep(slots, self.hands.compute(of, numbers, slots))
+            return numbers
+
         def finish(number: int) -> None:
-            self._finish_block(index, scene, number, scores.read(self.blocks[number].read))
+            done = self.hands.label(of, number, scores.slots_of(number))
+            self.clock.add(done.seconds)
+            self.checkpoint.keep_record(index, number, done.record)
             scores.finish(number)
 
-        batches = predict_batches(
-            schedule.batches(), scores.keep, scene.seen, self.session, self.plan, measured.scale, self.stop
-        )
+        batches = overlap(compute, schedule.batches(), self.hands.tiles_at_once, self.stop)
         waiting: deque[Future[None]] = deque()
-        with ThreadPoolExecutor(self.how.threads, "label") as pool, closing(batches), self.clock("network"):
+        threads = self.hands.blocks_at_once
+        with ThreadPoolExecutor(threads, "label") as pool, closing(batches), self.clock("network"):
             try:
                 waiting.extend(pool.submit(finish, number) for number in ready)
-                for batch in batches:
-                    self.progress.advance(len(batch))
-                    numbers = [tile_number(self.plan, tile.core) for tile in batch]
+                for numbers in batches:
+                    self.progress.advance(len(numbers))
                     waiting.extend(pool.submit(finish, number) for number in schedule.arrived(numbers))
-                    _settle(waiting, AHEAD * self.how.threads)
+                    _settle(waiting, AHEAD * threads)
                 while waiting:
                     self.stop.check()
                     waiting.popleft().result()
@@ -237,37 +246,6 @@ class _Work:
                 for future in waiting:
                     future.cancel()
         return scene
-
-    def _finish_block(self, index: int, scene: Scene, number: int, scores: Scores) -> None:
-        """Label a block and measure its core."""
-        block, spec = self.blocks[number], self.session.spec
-        with self.clock("label"):
-            labels = label(scores, spec.decoder, spec.voxel_size_um)
-        with self.clock("measure"):
-            kept = kept_in_core(labels, block, scene.grid)
-            if not isinstance(spec.decoder, Components):
-                labels, kept = own_labels(labels, kept)
-            rows = len(kept.voxels)
-            counts, sums = (table[:rows] for table in self._count(scene, block, labels, scores).arrays)
-        tables = {"voxels": kept.voxels, "first": kept.first, "counts": counts, "sums": sums}
-        self.checkpoint.keep_block(index, number, labels, tables)
-
-    def _count(self, scene: Scene, block: Block, labels: Array, scores: Scores) -> ObjectStatistics:
-        """Measurements of the block's own labels in its core, on the picture's grid, piece by piece."""
-        total, grid = counter(scene, self.session.spec), scene.grid
-        scored = is_scored(self.session.spec)
-        for piece in grid.image_region(block.core).pieces(self.how.piece):
-            seen = grid.network_region(piece).relative_to(block.read)
-            here = grid.to_image(labels[seen], piece)
-            if not here.any():
-                continue
-            values = scene.read_all_channels(piece)
-            if scored:
-                foreground = grid.to_image(scores["foreground"][0][seen], piece)
-                common = np.result_type(values.dtype, foreground.dtype)
-                values = np.concatenate([values, foreground[None]], dtype=common, casting="unsafe")
-            total.add(here, values, piece.start, workers=1)
-        return total
 
     def write(
         self, pictures: Sequence[Scene], stem: Path, is_zarr: bool, cells: CellClassifier | None

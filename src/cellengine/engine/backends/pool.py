@@ -20,6 +20,7 @@ class SessionPool:
         first = sessions[0]
         self.spec, self.backend, self.precision = first.spec, first.backend, first.precision
         self.device = ",".join(session.device for session in sessions)
+        self.devices = len(sessions)
         self.concurrency = sum(session.concurrency for session in sessions)
         self._sessions = list(sessions)
         self._free: SimpleQueue[Session] = SimpleQueue()
