@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from cellengine.geometry import Region
+from cellengine.io import MemorySource, open_source
 from cellengine.io.annotated import list_annotated, read_annotated
 
 Array = np.ndarray[Any, Any]
@@ -24,3 +26,18 @@ def mosaic(side: int, seed: int = 0, kind: str = "fluorescence") -> Array:
     count = -(-side // 256)
     rows = [np.concatenate([images[order.integers(len(images))] for _ in range(count)], axis=1) for _ in range(count)]
     return np.ascontiguousarray(np.concatenate(rows, axis=0)[:side, :side])
+
+
+def volume_mosaic(across: int = 4, side: int = 112) -> MemorySource:
+    """Real embryos, H2B, uint16 (51, `across` * `side`, ...), side by side without gaps, with their voxel size."""
+    files = sorted((DATA / "volumes" / "embryo").glob("*_raw.ome.tif"))[: across**2]
+    crops = []
+    for file in files:
+        with open_source(file) as source:
+            size = source.voxel_size_um
+            start = tuple((n - side) // 2 for n in source.shape[1:])
+            stop = tuple(a + side for a in start)
+            crops.append(source.read(Region((0, *start), (source.shape[0], *stop))))
+    depth = min(len(crop) for crop in crops)
+    rows = [np.concatenate([crop[:depth] for crop in crops[i : i + across]], 2) for i in range(0, len(crops), across)]
+    return MemorySource(np.concatenate(rows, 1), "ZYX", voxel_size_um=size)

@@ -1,19 +1,20 @@
 """Do labels depend on the blocks? The same scores decoded as a whole, and in blocks of several sizes.
 
-A mosaic of real nuclei, and a real volume where one is given with a model for it.
+A mosaic of real nuclei, and one of real embryos in 3D where the package has a model for them.
 
-python benchmarks/blocks.py [--side 4096] [--volume FILE --volume-model NAME]
+python benchmarks/blocks.py [--side 4096] [--model nuclei] [--volume-model nuclei3d]
 """
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
-from _pictures import mosaic
+from _pictures import mosaic, volume_mosaic
 from _timing import write_result
 from cellengine.engine.backends import open_session
 from cellengine.engine.blocks import Blocks, block_margins, join_blocks, kept_in_core, own_labels
@@ -27,19 +28,20 @@ from cellengine.engine.resample import Grid
 from cellengine.engine.scale import measure_scene
 from cellengine.engine.scene import scenes
 from cellengine.geometry import Region
-from cellengine.io import ImageSource, MemorySource, open_source
+from cellengine.io import ImageSource, MemorySource
 from cellengine.metrics import evaluate_instances
 from cellengine.ops import components
 from cellengine.spec import Components, ModelSpec
+from cellengine.zoo import bundled
 
 Array = np.ndarray[Any, Any]
-CORES = {2: (1024, 512, 300), 3: (128, 64, 48)}
-THREADS = (1, 2, 5)
+CORES = {2: (1024, 512), 3: (96, 64)}
+THREADS = (1, 5)
 
 
 def scores_of(source: ImageSource, model: str) -> tuple[Scores, ModelSpec]:
     """What the network says of the first picture of a source."""
-    with open_session(resolve_model(model), device="cpu", backend="onnxruntime", precision="fp32") as session:
+    with open_session(resolve_model(model), device="cpu") as session:
         scene = scenes(source, session.spec, InferOptions())[0].seen
         plan = plan_picture(scene.shape, session, InferOptions())
         scale = measure_scene(scene, session.spec.normalize).scale
@@ -109,13 +111,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--side", type=int, default=4096)
     parser.add_argument("--model", default="nuclei")
-    parser.add_argument("--volume")
     parser.add_argument("--volume-model", default="nuclei3d")
     arguments = parser.parse_args()
     rows = compare("mosaic of nuclei", MemorySource(mosaic(arguments.side)), arguments.model)
-    if arguments.volume:
-        with open_source(arguments.volume) as source:
-            rows += compare(source.name, source, arguments.volume_model)
+    if arguments.volume_model in bundled() or Path(arguments.volume_model).exists():
+        rows += compare("mosaic of embryos", volume_mosaic(), arguments.volume_model)
     summary = {
         "least_f1_at_90": min(row["f1_at_90"] for row in rows),
         "independent_of_threads": all(row["independent_of_threads"] for row in rows),

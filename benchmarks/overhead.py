@@ -3,7 +3,9 @@
 `infer` opens its session anew each time, so it is compared with a bare session that is opened, run and closed too; the
 ratio to one that is open and warm stands beside it.
 
-python benchmarks/overhead.py [--side 4096] [--runs 5]
+python benchmarks/overhead.py [--side 4096] [--runs 5]                  # a picture, the bundled model
+python benchmarks/overhead.py --volume 96,256,256 [--runs 3]            # a volume, a network of nuclei3d's size
+python benchmarks/overhead.py --volume 96,256,256 --max-ram 600MB       # the same in blocks
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ import tifffile
 
 from _pictures import mosaic
 from _timing import paired, ratio, write_result
+from _volumes import cells, write_unet3d
+from cellengine.cli.options import parse_bytes
 from cellengine.engine.backends import open_session
 from cellengine.engine.batch import Device, infer_files
 from cellengine.engine.flow import Stop, overlap
@@ -29,12 +33,47 @@ from cellengine.engine.options import InferOptions
 from cellengine.engine.plan import plan_picture
 from cellengine.engine.session import Session
 
+BOTH = (("openvino", "bf16"), ("onnxruntime", "fp32"))
 
-def bare(session: Session, shape: tuple[int, int], options: InferOptions) -> Callable[[], object]:
+
+def bare(session: Session, shape: tuple[int, ...], options: InferOptions) -> Callable[[], object]:
     """The network alone: as many batches of the same shape as `infer` needs, called by as many threads."""
     plan = plan_picture(shape, session, options)
     batch = np.random.default_rng(0).random((1, len(session.spec.channels), *plan.tile), dtype=np.float32)
-    return lambda: list(overlap(lambda _: session.run(batch), range(len(plan.tiles)), session.concurrency, Stop()))
+    return lambda: list(overlap(lambda _: session.run(batch), range(len(plan.grid)), session.concurrency, Stop()))
+
+
+def compare(
+    picture: Path, model: str, device: Device, shape: tuple[int, ...], options: InferOptions, runs: int
+) -> dict[str, Any]:
+    """The figures of one backend and precision."""
+    output = picture.parent / "out"
+
+    def opened() -> Session:
+        return open_session(
+            resolve_model(model), device=device.device, backend=device.backend, precision=device.precision
+        )
+
+    def cold() -> None:
+        with opened() as session:
+            bare(session, shape, options)()
+
+    with opened() as session:
+        functions = {
+            "infer": lambda: infer_files([str(picture)], model, output, options, device, restart=True),
+            "session": cold,
+            "warm_session": bare(session, shape, options),
+        }
+        times = paired(functions, runs)
+    (record,) = read_json(output / RUN)["files"].values()
+    return {
+        "overhead": ratio(times, "infer", "session"),
+        "overhead_over_warm_session": ratio(times, "infer", "warm_session"),
+        "times": times,
+        **{name: record[name] for name in ("tile", "halo", "objects")},
+        "blocks": record.get("blocks", 0),
+        "stages_s": record["seconds"],
+    }
 
 
 def main() -> None:
@@ -42,39 +81,27 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=4096)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--model", default="nuclei")
+    parser.add_argument("--volume", help="z,y,x: a volume of this size, in OpenVINO bf16, instead of a picture")
+    parser.add_argument("--max-ram")
     arguments = parser.parse_args()
+    options = InferOptions(max_ram=parse_bytes("--max-ram", arguments.max_ram) if arguments.max_ram else None)
     folder = Path(tempfile.mkdtemp())
-    picture = folder / "mosaic.tif"
-    tifffile.imwrite(picture, mosaic(arguments.side), tile=(512, 512), compression="zlib")
-    figures: dict[str, Any] = {"side": arguments.side}
-    for backend, precision in (("openvino", "bf16"), ("onnxruntime", "fp32")):
-        options, device = InferOptions(), Device("cpu", backend, precision)
-
-        def whole(options: InferOptions = options, device: Device = device) -> None:
-            infer_files([str(picture)], arguments.model, folder / "out", options, device, restart=True)
-
-        def opened(backend: str = backend, precision: str = precision) -> Session:
-            return open_session(resolve_model(arguments.model), device="cpu", backend=backend, precision=precision)
-
-        def cold(options: InferOptions = options, opened: Callable[[], Session] = opened) -> None:
-            with opened() as session:
-                bare(session, (arguments.side, arguments.side), options)()
-
-        with opened() as session:
-            warm = bare(session, (arguments.side, arguments.side), options)
-            times = paired({"infer": whole, "session": cold, "warm_session": warm}, arguments.runs)
-        record = read_json(folder / "out" / RUN)["files"]["mosaic.tif"]
-        figures[f"{backend}_{precision}"] = {
-            "overhead": ratio(times, "infer", "session"),
-            "overhead_over_warm_session": ratio(times, "infer", "warm_session"),
-            "times": times,
-            "tile": record["tile"],
-            "halo": record["halo"],
-            "objects": record["objects"],
-            "stages_s": record["seconds"],
-        }
+    figures: dict[str, Any] = {}
+    if arguments.volume:
+        shape = tuple(int(n) for n in arguments.volume.split(","))
+        picture, model, ways = folder / "volume.ome.tif", str(write_unet3d(folder / "unet3d.onnx")), BOTH[:1]
+        tifffile.imwrite(picture, cells(shape), tile=(128, 128), compression="zlib", metadata={"axes": "ZYX"}, ome=True)
+        name = "overhead_volume" + ("_blocks" if arguments.max_ram else "")
+    else:
+        shape, model, ways, name = (arguments.side,) * 2, arguments.model, BOTH, "overhead"
+        picture = folder / "mosaic.tif"
+        tifffile.imwrite(picture, mosaic(arguments.side), tile=(512, 512), compression="zlib")
+    for backend, precision in ways:
+        device = Device("cpu", backend, precision)
+        figures[f"{backend}_{precision}"] = compare(picture, model, device, shape, options, arguments.runs)
     shutil.rmtree(folder)
-    write_result("overhead", "Wall time of infer (labels, table, overlay written) over the bare network's", figures)
+    question = "Wall time of infer (labels, table, overlay written) over the bare network's"
+    write_result(name, question, {"shape": shape, "max_ram": arguments.max_ram, **figures})
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ Both find the connected components of one mask in blocks and number them through
 The join alone is timed, too: theirs is what remains without the labelling of the blocks.
 `pip install dask-image` for the peer.
 
-python benchmarks/stitching.py [--side 384] [--block 128] [--runs 5]
+python benchmarks/stitching.py [--side 384] [--block 128] [--runs 3]
 """
 
 from __future__ import annotations
@@ -79,16 +79,24 @@ class Own:
 
 
 def same_objects(a: Array, b: Array) -> bool:
-    """Whether two label images name the same sets of voxels."""
-    pairs = np.unique(np.stack([a.ravel(), b.ravel()]).astype(np.int64), axis=1)
-    return bool(pairs.shape[1] == len(np.unique(pairs[0])) == len(np.unique(pairs[1])))
+    """Whether two label images name the same sets of voxels: each label of one is always the same label of the other.
+
+    Linear in the voxels; sorting the pairs of 56 million voxels takes minutes.
+    """
+
+    def follows(one: Array, other: Array) -> bool:
+        name = np.zeros(int(one.max()) + 1, other.dtype)
+        name[one.ravel()] = other.ravel()
+        return bool((name[one] == other).all())
+
+    return follows(a, b) and follows(b, a)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--side", type=int, default=384)
     parser.add_argument("--block", type=int, default=128)
-    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--runs", type=int, default=3)
     arguments = parser.parse_args()
     mask = mask_of(arguments.side)
     own = Own(mask, arguments.block)
