@@ -1,4 +1,4 @@
-"""What the benchmarks of `cellengine watch` share: a watcher as a process of its own, and its journal."""
+"""What the benchmarks of `cellengine watch` share: a watcher as a process of its own, its journal, its pictures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import tifffile
+from onnx import helper
+
+from cellengine.spec import INPUT_NAME, METADATA_KEY, DistanceWatershed, ModelSpec, Normalize, Output
 
 
 def start(folder: Path, output: Path, *arguments: str) -> subprocess.Popen[bytes]:
@@ -59,3 +63,34 @@ def write_cells(path: Path, side: int, seed: int) -> None:
             box[np.hypot(y, x) <= random.uniform(4, 8)] += random.uniform(80, 160)
     path.parent.mkdir(parents=True, exist_ok=True)
     tifffile.imwrite(path, picture.clip(0, 255).astype(np.uint8))
+
+
+def write_tiny_model(path: Path) -> None:
+    """A model that answers at once: what is bright is a cell. For measuring everything but the network."""
+    outputs = (Output("foreground"), Output("distance"))
+    spec = ModelSpec(
+        name="tiny",
+        task="instances",
+        axes="YX",
+        channels=("gray",),
+        tile=(64, 64),
+        divisor=(4, 4),
+        receptive_field=(3, 3),
+        halo=(4, 4),
+        normalize=Normalize("percentile", 1.0, 99.0),
+        outputs=outputs,
+        decoder=DistanceWatershed(),
+    )
+    weight = onnx.numpy_helper.from_array(np.full((1, 1, 3, 3), 1.0, np.float32), "weight")
+    bias = onnx.numpy_helper.from_array(np.full(1, -4.5, np.float32), "bias")
+    nodes = []
+    for output in outputs:
+        nodes.append(helper.make_node("Conv", [INPUT_NAME, "weight", "bias"], [f"{output.name}.sum"], pads=[1] * 4))
+        nodes.append(helper.make_node("Sigmoid", [f"{output.name}.sum"], [output.name]))
+    picture = ["batch", 1, "height", "width"]
+    sides = [helper.make_tensor_value_info(o.name, onnx.TensorProto.FLOAT, picture) for o in outputs]
+    taken = helper.make_tensor_value_info(INPUT_NAME, onnx.TensorProto.FLOAT, picture)
+    graph = helper.make_graph(nodes, "tiny", [taken], sides, [weight, bias])
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    helper.set_model_props(proto, {METADATA_KEY: spec.to_json()})
+    onnx.save(proto, path)
