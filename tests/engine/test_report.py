@@ -122,6 +122,9 @@ def test_inputs_that_have_gone_cost_only_their_pictures(tmp_path: Path) -> None:
     assert "the input cannot be read any more" in text
     assert "0.tif" in text
     assert text.count("<img") >= 4, "the other one's are shown"
+    tifffile.imwrite(tmp_path / "0.tif", np.zeros((7, 9), np.uint8))
+    write_report(tmp_path / "out", run)
+    assert text == (tmp_path / "out" / "report.html").read_text(encoding="utf-8"), "another picture is no better"
 
 
 @settings(max_examples=30)

@@ -34,7 +34,7 @@ def draw_overlay(scene: Scene, labels: Array) -> Array:
     if longest > LARGEST_PX:
         step = ceil(longest / LARGEST_PX)
         image, flat = image[:, ::step, ::step], flat[::step, ::step]
-    return draw_plane(*_enlarged(image, flat), scene.source.is_rgb)
+    return _draw(image, flat, scene.source.is_rgb)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,20 +62,19 @@ class Window:
         """RGB uint8 of the window with its objects outlined; what is small is enlarged."""
         image = scene.read_all_channels(self.region)
         image = image.reshape(len(image), *self.labels.shape[-2:])
-        return draw_plane(*_enlarged(image, self.labels.reshape(image.shape[1:])), scene.source.is_rgb)
+        return _draw(image, self.labels.reshape(image.shape[1:]), scene.source.is_rgb)
 
 
-def _enlarged(image: Array, labels: Array) -> tuple[Array, Array]:
-    times = max(1, SMALLEST_PX // max(labels.shape))
-    if times == 1:
-        return image, labels
-    return np.repeat(np.repeat(image, times, -1), times, -2), np.repeat(np.repeat(labels, times, -1), times, -2)
+def _draw(image: Array, labels: Array, is_rgb: bool) -> Array:
+    return draw_plane(image, labels, is_rgb, max(1, SMALLEST_PX // max(labels.shape)))
 
 
-def draw_plane(image: Array, labels: Array, is_rgb: bool) -> Array:
-    """RGB uint8 of one plane, image (C, y, x), with its objects, labels (y, x), outlined."""
-    base = _to_rgb(image, is_rgb)
-    _draw_outlines(base, np.ascontiguousarray(labels, np.uint32), PALETTE)
+def draw_plane(image: Array, labels: Array, is_rgb: bool, times: int = 1) -> Array:
+    """RGB uint8 of one plane, image (C, y, x), with its objects, labels (y, x), outlined; `times` as large."""
+    base, shown = _to_rgb(image, is_rgb), np.ascontiguousarray(labels, np.uint32)
+    if times > 1:
+        base, shown = (np.repeat(np.repeat(a, times, 0), times, 1) for a in (base, shown))
+    _draw_outlines(base, shown, PALETTE)
     return base
 
 

@@ -51,6 +51,8 @@ def draw_places(output: Path, run: Mapping[str, Any], places: Sequence[tuple[str
                     )
                 )
                 found = held.enter_context(open_source(labels, cache_bytes=CACHE_BYTES))
+                if _plane(source) != _plane(found):
+                    continue  # another picture took its place after it was labelled
                 for i in numbers:
                     drawn[i] = _draw(source, found, settings.get("timepoint"), *places[i])
             except CellengineError:
@@ -59,15 +61,18 @@ def draw_places(output: Path, run: Mapping[str, Any], places: Sequence[tuple[str
 
 
 def _draw(source: ImageSource, labels: ImageSource, timepoint: int | None, caption: str, place: Place) -> Figure:
-    box = _box(place, (source.shape[source.axes.index("Y")], source.shape[source.axes.index("X")]))
+    box = _box(place, _plane(source))
     at = {**place.at, **({"t": timepoint} if timepoint is not None else {})}
     if len(place.centre) == 3:
         at["z"] = int(place.centre[0])
     image, outlines = _cut(source, at, box), _cut(labels, at, box).astype(np.uint32)
-    times = max(1, SHOWN_PX // max(outlines.shape))
-    image, outlines = (np.repeat(np.repeat(a, times, -2), times, -1) for a in (image, outlines))
-    pixels = draw_plane(image, outlines[0], source.is_rgb)
+    pixels = draw_plane(image, outlines[0], source.is_rgb, max(1, SHOWN_PX // max(outlines.shape)))
     return Figure(png_url(encode_png(pixels)), f"Outlined objects of {place.file}", caption)
+
+
+def _plane(source: ImageSource) -> tuple[int, int]:
+    """Height and width."""
+    return source.shape[source.axes.index("Y")], source.shape[source.axes.index("X")]
 
 
 def _box(place: Place, shape: Sequence[int]) -> tuple[tuple[int, int], tuple[int, int]]:
