@@ -14,6 +14,9 @@ from torch import nn
 from cellengine.errors import InputError
 from cellengine.spec import ModelSpec
 
+LAYOUTS = {2: torch.channels_last, 3: torch.channels_last_3d}
+"""how pictures and weights lie in memory, by spatial dimensions: convolutions want channels last"""
+
 
 class TorchSession:
     """`module` (image -> dict of outputs, as the spec names them) in evaluation mode, on the device where it lies.
@@ -31,7 +34,7 @@ class TorchSession:
         self._module: nn.Module | None = module
         self._place = next((p.device for p in module.parameters()), torch.device("cpu"))
         self.device = str(self._place)
-        self._layout = torch.channels_last if len(spec.axes) == 2 else torch.channels_last_3d
+        self._layout = LAYOUTS[len(spec.axes)]
         self._type = torch.float16 if precision == "fp16" else torch.bfloat16
         self._one_at_a_time = threading.Lock()
 

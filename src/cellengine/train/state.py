@@ -16,6 +16,7 @@ from torch import nn
 from cellengine.errors import UsageError
 from cellengine.models import build
 from cellengine.models.checkpoint import load_checkpoint
+from cellengine.models.session import LAYOUTS
 from cellengine.train.config import TrainConfig
 from cellengine.train.optimizer import build_optimizer
 from cellengine.train.place import Place
@@ -60,8 +61,7 @@ def new_state(config: TrainConfig, place: Place, init: Path | None, echo: Callab
             raise UsageError(f"checkpointing: a {config.model.kind} network cannot; leave it out.")
         model.checkpointing = True  # type: ignore[assignment]
     model = model.to(place.device)
-    if config.model.dims == 2:
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = model.to(memory_format=LAYOUTS[config.model.dims])  # type: ignore[call-overload]
     scaler = torch.amp.GradScaler(place.device.type, enabled=config.precision == "fp16")
     return State(model, copy.deepcopy(model).eval(), build_optimizer(model, config.optimizer), scaler)
 
