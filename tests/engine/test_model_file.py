@@ -194,6 +194,19 @@ def test_forms_belong_to_their_parent(tmp_path: Path, write_tiny_model: Write) -
         find_form(parent, "int8")
 
 
+@pytest.mark.parametrize("path", sorted(cellengine.zoo.FOLDER.glob("*.*.onnx")), ids=lambda path: path.name)
+def test_a_bundled_form_is_of_its_model_and_passed(path: Path) -> None:
+    """Who trains a bundled model anew makes its forms again: `cellengine export --precision fp32,bf16,int8`."""
+    assert path.stat().st_size <= 8_000_000
+    name, _, form = path.stem.rpartition(".")
+    found = find_form(read_model_file(resolve_model(name)), form)
+    assert found is not None
+    assert found.golden is not None
+    assert {p.precision for p in found.spec.parity} <= {form, "fp32"}
+    assert found.spec.parity
+    assert all(p.passed for p in found.spec.parity)
+
+
 def test_a_bundled_name_is_its_file(tmp_path: Path, write_tiny_model: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     write_tiny_model(tmp_path / "nuclei.onnx")
     write_tiny_model(tmp_path / "nuclei.int8.onnx")
