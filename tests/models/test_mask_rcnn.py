@@ -19,7 +19,7 @@ from cellengine.models.detection.boxes import clip, decode, encode, overlaps
 from cellengine.models.detection.compress import compress
 from cellengine.models.detection.mask_rcnn import BOX_WEIGHTS
 from cellengine.models.detection.proposals import NOTHING, peaks
-from cellengine.models.detection.roi_align import RoiAlign
+from cellengine.models.detection.roi_align import RoiAlign, RoiForm
 from cellengine.models.detection.suppression import suppress
 from tests.models.detector import TINY, detector
 
@@ -159,10 +159,11 @@ def slow_roi_align(maps: list[Array], box: Array, size: int, config: MaskRCNNCon
     return out
 
 
+@pytest.mark.parametrize("form", ["rows", "gridsample"])
 @pytest.mark.parametrize("aligned", [True, False])
 @given(st.integers(0, 10**6))
-@settings(max_examples=8, deadline=None)
-def test_roi_align_is_what_the_loops_say(aligned: bool, seed: int) -> None:
+@settings(max_examples=6, deadline=None)
+def test_roi_align_is_what_the_loops_say(aligned: bool, form: RoiForm, seed: int) -> None:
     config = replace(TINY, roi_aligned=aligned, canonical_px=32.0)
     random = np.random.default_rng(seed)
     height, width = 64, 96
@@ -171,7 +172,8 @@ def test_roi_align_is_what_the_loops_say(aligned: bool, seed: int) -> None:
     boxes = (corners * (width, height)).reshape(2, 6, 4).astype(np.float32)
     boxes[0, 0] = (0, 0, width, height)
     boxes[0, 1] = 0  # nothing at all: what fills up
-    found = RoiAlign(config)([torch.from_numpy(m) for m in maps], torch.from_numpy(boxes), 5).reshape(2, 6, 2, 5, 5)
+    given_maps = [torch.from_numpy(m) for m in maps]
+    found = RoiAlign(config, form)(given_maps, torch.from_numpy(boxes), 5).reshape(2, 6, 2, 5, 5)
     for n in range(2):
         for k in range(6):
             expected = slow_roi_align([m[n] for m in maps], boxes[n, k], 5, config)

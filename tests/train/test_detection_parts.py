@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 
 from cellengine.models.detection import MaskRCNN
 from cellengine.models.detection.anchors import level_anchors
-from cellengine.models.detection.boxes import decode, encode, overlaps
+from cellengine.models.detection.boxes import clip, decode, encode, overlaps
 from cellengine.models.detection.proposals import WEIGHTS
 from cellengine.train.detection.losses import detection_losses, mask_targets, sample_boxes
 from cellengine.train.detection.matching import AnchorGrid, match_anchors, sample_anchors
@@ -92,6 +92,16 @@ def test_objects_of_a_crop_are_numbered_anew() -> None:
     assert list_objects(np.zeros((4, 4)), most=2, least_px=1)[2] == 0
 
 
+def test_pieces_of_one_label_are_objects_of_their_own() -> None:
+    """A crop that looks over the border of its picture holds cells twice, mirrored, under one label."""
+    labels = np.pad(np.pad([[5, 5, 5, 0]], ((3, 3), (4, 2))), ((0, 0), (0, 13)), mode="symmetric")
+    labels[0, 0], labels[1, 1] = 9, 9  # pieces that touch at a corner are one
+    objects, boxes, count = list_objects(labels, most=4, least_px=2)
+    assert count == 3
+    assert boxes[:3].tolist() == [[0, 0, 2, 2], [4, 3, 7, 4], [13, 3, 16, 4]]
+    assert (objects[labels == 5] == [2, 2, 2, 3, 3, 3]).all()
+
+
 def test_masks_of_boxes_by_eye() -> None:
     objects = torch.zeros(1, 40, 40, dtype=torch.int32)
     objects[0, 10:24, 10:24] = 1
@@ -114,7 +124,7 @@ def test_boxes_are_drawn_by_their_overlap() -> None:
     is_proposal = torch.tensor([[True, True, True, True, False]])
     few = replace(SETTINGS, boxes=16, positive_boxes=0.25, box_iou=(0.1, 0.5))
     torch.manual_seed(0)
-    sampled = sample_boxes(proposals[None], is_proposal, objects, few)
+    sampled = sample_boxes(proposals[None], is_proposal, objects, CROP, few)
     assert sampled.boxes.shape == (1, 16, 4)
     assert sampled.is_object.tolist() == [[1, 1, 1, 1]]  # two proposals and the true boxes themselves
     for box, owner in zip(sampled.boxes[0, :4], sampled.owner[0], strict=True):
@@ -122,9 +132,23 @@ def test_boxes_are_drawn_by_their_overlap() -> None:
         assert both / union >= 0.5
     background = sampled.boxes[0, 4:][sampled.is_background[0] > 0]
     assert background.tolist() == [[0, 0, 10, 30]]  # the box far away overlaps no object by 0.1
-    nothing = sample_boxes(proposals[None], is_proposal, torch.zeros(1, 20, 4), replace(few, box_iou=(0.0, 0.5)))
+    all_background = replace(few, box_iou=(0.0, 0.5))
+    nothing = sample_boxes(proposals[None], is_proposal, torch.zeros(1, 20, 4), CROP, all_background)
     assert not nothing.is_object.any()
     assert nothing.is_background.sum() == 4
+
+
+def test_true_boxes_are_moved_a_little_and_stay_in_the_picture() -> None:
+    objects = torch.zeros(1, 20, 4)
+    objects[0, 0] = torch.tensor([70.0, 0, 96, 20])  # at the top right corner
+    wavering = replace(SETTINGS, boxes=16, box_jitter=0.1)
+    torch.manual_seed(0)
+    for _ in range(8):
+        sampled = sample_boxes(torch.zeros(1, 16, 4), torch.zeros(1, 16, dtype=torch.bool), objects, CROP, wavering)
+        (box,) = sampled.boxes[0, :4][sampled.is_object[0] > 0]
+        assert not torch.equal(box, objects[0, 0])
+        assert (box - objects[0, 0]).abs().max() < 0.5 * 26
+        assert torch.equal(clip(box, *CROP), box)
 
 
 def batch_of(image: Array, labels: Array) -> tuple[torch.Tensor, ...]:

@@ -1,7 +1,8 @@
 """RoIAlign (He et al. 2017): the features under each box, resampled to a small square, from the level that fits it.
 
-Two forms of one computation: bilinear sampling (runs everywhere, trains, and is what TensorRT takes), and the ONNX
-operator RoiAlign (CPU and CUDA runtimes, four times less memory), which exists only in exported graphs.
+Three forms of one computation. Where torch runs, every feature is a row of a table and every cell a weighted sum of
+rows: a third of the work of sampling maps, there and back. Graphs are exported with bilinear sampling of a map, which
+is what TensorRT takes, or with the ONNX operator RoiAlign (CPU and CUDA runtimes, four times less memory).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch.nn import functional
 from cellengine.models.detection.boxes import area
 from cellengine.models.detection.config import ROI_LEVELS, MaskRCNNConfig
 
-RoiForm = Literal["gridsample", "roialign"]
+RoiForm = Literal["rows", "gridsample", "roialign"]
 
 SAMPLES = 2
 """samples a side in every cell of the square; their mean is the cell's value"""
@@ -27,7 +28,7 @@ class RoiAlign:
     """Reads boxes out of the first four levels of a pyramid."""
 
     config: MaskRCNNConfig
-    form: RoiForm = "gridsample"
+    form: RoiForm = "rows"
 
     def __call__(self, maps: Sequence[torch.Tensor], boxes: torch.Tensor, size: int) -> torch.Tensor:
         """Features (N * K, C, size, size), float32, of `boxes` (N, K, 4) inside the picture, px, float32.
@@ -35,6 +36,8 @@ class RoiAlign:
         Each box is read at one level: by its size, as Lin et al. 2017 choose it.
         """
         maps = [m.float() for m in maps[:ROI_LEVELS]]
+        if self.form == "rows":
+            return self._by_rows(maps, boxes, size)
         if self.form == "roialign":
             return self._by_operator(maps, boxes, size)
         return self._by_sampling(maps, boxes, size)
@@ -44,6 +47,44 @@ class RoiAlign:
         side_squared = area(boxes)
         limits = [self.config.canonical_px * 2.0 ** (level - 2) for level in range(1, ROI_LEVELS)]
         return cast(torch.Tensor, sum((side_squared >= limit**2).to(boxes.dtype) for limit in limits))
+
+    def _by_rows(self, maps: Sequence[torch.Tensor], boxes: torch.Tensor, size: int) -> torch.Tensor:
+        """Every cell is the weighted sum of the sixteen features around its samples.
+
+        Features and their gradients stay channels last, as convolutions leave them: BatchNorm's backward pass is fifty
+        times slower on gradients of another layout. Memory: 200 bytes a cell beside the result.
+        """
+        n, k = boxes.shape[:2]
+        table = torch.cat([m.permute(0, 2, 3, 1).reshape(-1, m.shape[1]) for m in maps])
+        level = self.levels(boxes)
+        heights, widths, areas, starts = _table_layout(maps)[:, level.long()]
+        y, weight_y = self._corners(boxes[..., 1], boxes[..., 3], size, level, heights)
+        x, weight_x = self._corners(boxes[..., 0], boxes[..., 2], size, level, widths)
+        picture = torch.arange(n, device=boxes.device)[:, None]
+        y = (starts + picture * areas)[..., None, None] + y * widths[..., None, None]
+        rows = y[:, :, :, None, :, None] + x[:, :, None, :, None, :]
+        weights = weight_y[:, :, :, None, :, None] * weight_x[:, :, None, :, None, :]
+        around = (2 * SAMPLES) ** 2
+        pooled = functional.embedding_bag(
+            rows.reshape(-1, around), table, mode="sum", per_sample_weights=weights.reshape(-1, around)
+        )
+        return pooled.reshape(n * k, size, size, -1).permute(0, 3, 1, 2)
+
+    def _corners(
+        self, low: torch.Tensor, high: torch.Tensor, size: int, level: torch.Tensor, length: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of each cell along one axis, the features on either side of its samples: which they are, and their weights.
+
+        Both (N, K, size, 2 * SAMPLES). `length` is the number of features at each box's level, (N, K).
+        """
+        last = (length - 1)[..., None]
+        at = torch.minimum(self._places(low, high, size, level).clamp_min(0), last.to(low.dtype))
+        below = at.floor()
+        share = at - below
+        first = below.long()
+        index = torch.stack([first, torch.minimum(first + 1, last)], dim=-1)
+        weight = torch.stack([1 - share, share], dim=-1) / SAMPLES
+        return index.unflatten(2, (size, SAMPLES)).flatten(3), weight.unflatten(2, (size, SAMPLES)).flatten(3)
 
     def _by_sampling(self, maps: Sequence[torch.Tensor], boxes: torch.Tensor, size: int) -> torch.Tensor:
         """All levels lie side by side in one map, so that one sampling serves every box.
@@ -134,3 +175,11 @@ def _atlas(maps: Sequence[torch.Tensor]) -> tuple[torch.Tensor, list[tuple[int, 
         below += level.shape[2]
     parts.append(fine.new_zeros(fine.shape[0], fine.shape[1], height - below, column))
     return torch.cat([fine, torch.cat(parts, dim=2)], dim=3), offsets
+
+
+def _table_layout(maps: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Of each level, (4, levels): features along y and x, of a picture in all, and its first row in the table."""
+    sides = [(m.shape[2], m.shape[3]) for m in maps]
+    areas = [height * width for height, width in sides]
+    starts = [maps[0].shape[0] * sum(areas[:i]) for i in range(len(areas))]
+    return torch.tensor([[h for h, _ in sides], [w for _, w in sides], areas, starts], device=maps[0].device)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from cellengine.models.detection.boxes import encode, overlaps
+from cellengine.models.detection.boxes import clip, encode, overlaps
 from cellengine.models.detection.heads import MASK_SIZE
 from cellengine.models.detection.mask_rcnn import BOX_WEIGHTS, MaskRCNN
 from cellengine.models.detection.proposals import NOTHING, take
@@ -44,7 +44,7 @@ def detection_losses(module: MaskRCNN, batch: Batch, settings: DetectionConfig) 
     with torch.no_grad():
         detached = [[t.detach() for t in values] for values in (logits, coded)]
         proposals, scores = module.rpn(maps, *detached, candidates=settings.candidates, count=settings.proposals)
-        sampled = sample_boxes(proposals, scores > NOTHING / 2, boxes, settings)
+        sampled = sample_boxes(proposals, scores > NOTHING / 2, boxes, objects.shape[1:], settings)
     class_logits, box_deltas = module.classify(maps, sampled.boxes)
     terms |= head_losses(class_logits, box_deltas, sampled, boxes)
     places = sampled.owner.shape[1]
@@ -71,15 +71,22 @@ def proposal_losses(
 
 
 def sample_boxes(
-    proposals: torch.Tensor, is_proposal: torch.Tensor, objects: torch.Tensor, settings: DetectionConfig
+    proposals: torch.Tensor,
+    is_proposal: torch.Tensor,
+    objects: torch.Tensor,
+    shape: tuple[int, ...],
+    settings: DetectionConfig,
 ) -> Sampled:
     """Choose `settings.boxes` of each picture's proposals (N, K, 4) and true boxes `objects` (N, n, 4), at random.
 
-    Empty boxes among `objects` are none. A true box counts as a proposal, so that there is always one to learn from.
+    `shape` is that of the pictures. Empty boxes among `objects` are none. A true box counts as a proposal, moved a
+    little by `settings.box_jitter`, so that there is always one to learn from.
     """
     low, high = settings.box_iou
     exists = objects[..., 2] > objects[..., 0]
-    candidates, valid = torch.cat([proposals, objects], 1), torch.cat([is_proposal, exists], 1)
+    sides = (objects[..., 2:] - objects[..., :2]).repeat(1, 1, 2)
+    moved = clip(objects + settings.box_jitter * sides * torch.randn_like(objects), *shape)
+    candidates, valid = torch.cat([proposals, moved], 1), torch.cat([is_proposal, exists], 1)
     both, union = overlaps(candidates, objects)
     iou, owner = (both / union.clamp_min(1e-6)).max(dim=2)
     is_object = valid & (iou >= high)

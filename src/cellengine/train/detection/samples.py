@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import cc3d
 import numpy as np
 import torch
 from scipy import ndimage
@@ -55,10 +56,11 @@ class ObjectSamples(Dataset[Batch]):
 def list_objects(labels: Array, most: int, least_px: int) -> tuple[Array, Array, int]:
     """Number the objects of a crop anew: labels int32 (Y, X), boxes float32 (most, 4), and how many there are.
 
-    `labels` holds whole numbers of any dtype. Objects of fewer than `least_px` px, and those beyond the first `most`,
-    become background.
+    `labels` holds whole numbers of any dtype. Each connected piece of a label is an object of its own: where a crop
+    leaves its picture, what is mirrored there bears the label of its original. Objects of fewer than `least_px` px, and
+    those beyond the first `most`, become background.
     """
-    whole = labels.astype(np.int32)
+    whole = cc3d.connected_components(labels.astype(np.int32), connectivity=8)
     sizes = np.bincount(whole.ravel())
     kept = np.flatnonzero(sizes >= least_px)
     kept = kept[kept > 0][:most]

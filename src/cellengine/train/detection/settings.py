@@ -28,6 +28,9 @@ class DetectionConfig:
     """of these, with the true boxes, so many of a crop are learnt by the box head"""
     positive_boxes: float = 0.25
     """share of them, at most, that lie on an object; these alone teach boxes and masks"""
+    box_jitter: float = 0.0
+    """standard deviation of how far the edges of the true boxes among them are moved, in sides of the box: true boxes
+    as they are teach the heads nothing about mending boxes"""
     box_iou: tuple[float, float] = (0.0, 0.5)
     """from the second on a box is an object; from the first on, below the second, it is background"""
     freeze_norm: bool = False
