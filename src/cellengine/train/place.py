@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 from collections.abc import Iterator
@@ -14,10 +15,13 @@ import torch
 from torch import distributed
 
 from cellengine.errors import DeviceError, UsageError
+from cellengine.models.session import LAYOUTS
 from cellengine.train.recipe import Batch
 
 PATIENCE = timedelta(hours=4)
 """how long the other processes wait while the first one validates"""
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+"""numbers of settings in glibc's malloc.h"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +40,8 @@ class Place:
     def bring(self, batch: Batch) -> Batch:
         """The batch on this device, pictures with channels last."""
         image, *rest = (part.to(self.device, non_blocking=True) for part in batch)
-        if image.ndim == 4:
-            image = image.contiguous(memory_format=torch.channels_last)
+        if image.ndim - 2 in LAYOUTS:
+            image = image.contiguous(memory_format=LAYOUTS[image.ndim - 2])
         return (image, *rest)
 
     def share(self, value: float) -> float:
@@ -63,6 +67,7 @@ def open_place(device: str) -> Iterator[Place]:
 
     Raises DeviceError when there is no such device, UsageError for a name that is none.
     """
+    _keep_freed_memory()
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         yield Place(_device(device, 0))
@@ -74,6 +79,17 @@ def open_place(device: str) -> Iterator[Place]:
         yield Place(own, rank, world)
     finally:
         distributed.destroy_process_group()
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep what a step frees for the next: large arrays come from the system page by page, every time anew.
+
+    That takes a fifth of a step on CPUs; the peak stays as it was. Other C libraries are left alone.
+    """
+    allocator = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if hasattr(allocator, "mallopt"):
+        allocator.mallopt(_MMAP_MAX, 0)
+        allocator.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _device(name: str, local_rank: int) -> torch.device:
