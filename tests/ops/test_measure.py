@@ -34,8 +34,19 @@ def same(a: ObjectTable, b: ObjectTable) -> None:
         np.testing.assert_allclose(getattr(a, field.name), getattr(b, field.name), rtol=1e-12, atol=1e-9)
 
 
+@st.composite
+def rows_of_runs(draw: st.DrawFn) -> Case:
+    """A few rows of runs of any length, as wide as words of 64 voxels, a little less or more."""
+    width = draw(st.sampled_from([63, 64, 65, 128, 200]))
+    rng = np.random.default_rng(draw(st.integers(0, 999)))
+    longest = draw(st.sampled_from([2, 10, 90]))
+    runs = np.repeat(rng.integers(0, 4, 3 * width), rng.integers(1, longest, 3 * width, endpoint=True))
+    dtype = draw(st.sampled_from([np.uint8, np.uint16, np.float32]))
+    return runs[: 3 * width].reshape(3, width).astype(np.uint32), rng.integers(0, 256, (2, 3, width)).astype(dtype)
+
+
 @settings(max_examples=40, deadline=None)
-@given(pictures(), st.sampled_from([1, 3]))
+@given(pictures() | rows_of_runs(), st.sampled_from([1, 3]))
 def test_equals_regionprops(case: Case, workers: int) -> None:
     labels, intensity = case
     found = measure_objects(labels, intensity, workers=workers)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellengine.errors import UsageError
+from cellengine.ops.machine import LANES
 from cellengine.ops.neighbours import check_connectivity, volume_shape
 from cellengine.ops.tally import AREA, BORDER, COUNTS, count_rows, empty_table
 from cellengine.ops.threads import run_threads, split_range, worker_count
@@ -179,7 +180,8 @@ class ObjectStatistics:
             )
         if intensity.dtype not in (np.uint8, np.uint16, np.float32) or not intensity.dtype.isnative:
             intensity = intensity.astype(np.float32)
-        return np.ascontiguousarray(intensity).reshape(-1)
+        flat = np.ascontiguousarray(intensity).reshape(-1)
+        return flat if flat.size >= LANES else np.concatenate([flat, np.zeros(LANES, flat.dtype)])
 
     def _widen(self, rows: int) -> None:
         if rows > len(self._counts):

@@ -14,7 +14,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from cellengine.ops.bits import WORD, add_places
 from cellengine.ops.lists import lengthened
+from cellengine.ops.machine import above_64
 from cellengine.ops.neighbours import volume_shape
 from cellengine.ops.threads import run_threads, split_range, worker_count
 
@@ -71,20 +73,23 @@ class Components:
 
 
 def find_runs(image: NDArray[Any], threshold: float, workers: int | None = None) -> Runs:
-    """Runs of `image` > `threshold`; a 2D or 3D array of float32 or uint8 (others are converted to float32)."""
+    """Runs of `image` > `threshold`, 0 or more; a 2D or 3D array of float32 or uint8 (others are made float32).
+
+    O(voxels), 64 at a time.
+    """
     if image.dtype == np.bool_:
         image = image.view(np.uint8)
     if image.dtype not in (np.uint8, np.float32) or not image.dtype.isnative:
         image = image.astype(np.float32)
     shape = volume_shape(image.shape)
-    rows = np.ascontiguousarray(image).reshape(shape[0] * shape[1], shape[2])
-    limit = np.float32(threshold)
+    rows, width = shape[0] * shape[1], shape[2]
+    values = np.ascontiguousarray(image).reshape(-1)
+    # a whole number is above a threshold when it is above the whole number below it
+    limit = values.dtype.type(threshold if values.dtype == np.float32 else np.clip(np.floor(threshold), 0, 255))
     parts = run_threads(
-        lambda part: _scan_rows(rows[part[0] : part[1]], limit),
-        split_range(len(rows), worker_count(workers)),
-        workers,
+        lambda part: _scan_rows(values, limit, width, *part), split_range(rows, worker_count(workers)), workers
     )
-    row_start = np.zeros(len(rows) + 1, np.int64)
+    row_start = np.zeros(rows + 1, np.int64)
     np.cumsum(np.concatenate([part[0] for part in parts] or [row_start[:0]]), out=row_start[1:])
     none = np.zeros(0, np.int32)
     return Runs(
@@ -105,31 +110,39 @@ def connect(runs: Runs, connectivity: int) -> Components:
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _scan_rows(
-    rows: NDArray[Any], threshold: np.float32
+    values: NDArray[Any], limit: Any, width: int, begin: int, end: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]:
-    height, width = rows.shape
-    counts = np.zeros(height, np.int64)
-    start = np.empty(1024, np.int32)
-    stop = np.empty(1024, np.int32)
-    n = 0
-    for y in range(height):
-        if n + width // 2 + 1 > start.size:
-            size = 2 * start.size + width
-            start, stop = lengthened(start, n, size), lengthened(stop, n, size)
-        before = n
-        x = 0
-        while x < width:
-            while x < width and not rows[y, x] > threshold:
-                x += 1
-            if x == width:
-                break
-            start[n] = x
-            while x < width and rows[y, x] > threshold:
-                x += 1
-            stop[n] = x
-            n += 1
-        counts[y] = n - before
-    return counts, start[:n].copy(), stop[:n].copy()
+    """Number of runs above `limit` in each of the rows begin ... end of a flat array, and where they start and stop."""
+    one, word = np.uint64(1), np.uint64(WORD)
+    counts = np.zeros(end - begin, np.int64)
+    starts, stops = np.empty(1024, np.int32), np.empty(1024, np.int32)
+    spare = np.empty(WORD, values.dtype)
+    started = stopped = 0
+    for line in range(begin, end):
+        if started + width // 2 + WORD > starts.size:
+            size = 2 * starts.size + width
+            starts, stops = lengthened(starts, started, size), lengthened(stops, stopped, size)
+        before = started
+        carried = np.uint64(0)
+        for x in range(np.uint64(0), np.uint64(width), word):
+            i = np.uint64(line * width) + x
+            if i + word <= np.uint64(values.size):
+                inside = above_64(values, i, limit)
+            else:
+                for k in range(WORD):
+                    spare[k] = values[i + np.uint64(k)] if i + np.uint64(k) < np.uint64(values.size) else limit
+                inside = above_64(spare, np.uint64(0), limit)
+            if x + word > np.uint64(width):
+                inside &= (one << (np.uint64(width) - x)) - one
+            shifted = inside << one | carried
+            carried = inside >> np.uint64(63)
+            started = add_places(inside & ~shifted, x, starts, started)
+            stopped = add_places(shifted & ~inside, x, stops, stopped)
+        if carried:
+            stops[stopped] = width
+            stopped += 1
+        counts[line - begin] = started - before
+    return counts, starts[:started].copy(), stops[:stopped].copy()
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

@@ -1,6 +1,7 @@
 """The compiled heart of the measurement: runs of one label along x are added to the label's row of a table.
 
-Where runs end is found many voxels at a time, so that background and the inside of objects cost next to nothing.
+A run of a few voxels is the usual thing, and a loop over it costs more for the guess where it ends than for the voxels.
+So 64 voxels at a time are compared to find the runs, and 16 at a time are added, whether all belong to the run or not.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from cellengine.ops.machine import trailing_zeros
+from cellengine.ops.bits import WORD, add_places
+from cellengine.ops.machine import LANES, above_64, stretch_statistics, unequal_64
 
 AREA, SUMS, LOWEST, HIGHEST, BORDER, COUNTS = 0, 1, 4, 7, 10, 11
 """columns of the counts: area, sums of z y x, lowest z y x, highest z y x, contact with the border; their number"""
@@ -43,62 +45,74 @@ def count_rows(
 ) -> tuple[int, int]:
     """Add the rows begin ... end of a block of `shape` at `origin` of the `whole` image; all arrays are flat.
 
-    values: channel after channel. Returns the first row not added, because of a label that the table has no room for,
-    and the largest label of it; `end` when all were.
+    values: channel after channel, at least LANES of them. Returns the first row not added, because of a label that the
+    table has no room for, and the largest label of it; `end` when all were.
     """
     height, width = shape[1], shape[2]
-    one, none = np.uint64(1), values.dtype.type(0) * np.int64(0)
-    channels = np.uint64(values.size // max(labels.size, 1))
     room = counts.size // COUNTS
-    marks = np.zeros(-(-(width + 1) // 64) * 64, np.uint8)
-    stops = np.empty(width + 1, np.int64)
+    channels = np.uint64(sums.size // (INTENSITIES * max(room, 1)))
+    starts, stops = np.empty(width + WORD, np.int32), np.empty(width + WORD, np.int32)
+    spare = np.zeros(WORD + 1, np.uint32)
     for line in range(begin, end):
         base = np.uint64(line * width)
-        largest = labels[base]
-        # one byte a voxel, 1 where a run ends and the next begins
-        for x in range(one, np.uint64(width)):
-            marks[x] = labels[base + x] != labels[base + x - one]
-            largest = max(largest, labels[base + x])
+        runs = _find_runs(labels, base, width, starts, stops, spare)
+        largest = np.uint32(0)
+        for run in range(runs):
+            largest = max(largest, labels[base + np.uint64(starts[run])])
         if largest >= room:
             return line, int(largest)
-        if largest == 0:
-            continue
         z, y = line // height + origin[0], line % height + origin[1]
         at_border = y == 0 or y == whole[1] - 1 or (whole[0] > 1 and (z == 0 or z == whole[0] - 1))
-        marks[width] = 1
-        start = 0
-        for run in range(_find_marks(marks.view(np.uint64), stops)):
-            stop = stops[run]
+        for run in range(runs):
+            start, stop = np.int64(starts[run]), np.int64(stops[run])
             label = np.uint64(labels[base + np.uint64(start)])
-            if label != 0:
-                from_x, to_x = start + origin[2], stop - 1 + origin[2]
-                touches = at_border or from_x == 0 or to_x == whole[2] - 1
-                _count_run(counts, label * np.uint64(COUNTS), z, y, from_x, to_x, touches)
-                for c in range(channels):
-                    first = c * np.uint64(labels.size) + base + np.uint64(start)
-                    cell = (label * channels + c) * np.uint64(INTENSITIES)
-                    _add_run(values, first, first + np.uint64(stop - start), none, sums, cell)
-            start = stop
+            from_x, to_x = start + origin[2], stop - 1 + origin[2]
+            touches = at_border or from_x == 0 or to_x == whole[2] - 1
+            _count_run(counts, label * np.uint64(COUNTS), z, y, from_x, to_x, touches)
+            for c in range(channels):
+                first = c * np.uint64(labels.size) + base + np.uint64(start)
+                cell = (label * channels + c) * np.uint64(INTENSITIES)
+                _add_run(values, first, first + np.uint64(stop - start), sums, cell)
     return end, 0
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _find_marks(marks: NDArray[np.uint64], places: NDArray[np.int64]) -> int:
-    """Where bytes are 1 among others that are 0, given eight to a word; how many there are.
+def _find_runs(
+    labels: NDArray[np.uint32],
+    base: np.uint64,
+    width: int,
+    starts: NDArray[np.int32],
+    stops: NDArray[np.int32],
+    spare: NDArray[np.uint32],
+) -> int:
+    """Where runs of one label that is not 0 start and stop in the row from `base` on; how many there are.
 
-    64 at a time: a processor foretells badly how many there are among few, and each wrong guess costs 20 cycles.
+    starts, stops: with room for WORD entries more than there are; spare: of WORD + 1 entries.
     """
-    count = 0
-    for w in range(0, marks.size, 8):
-        bits = np.uint64(0)
-        for k in range(8):
-            # the product moves the lowest bit of each byte into the highest byte, side by side
-            bits |= (marks[w + k] * np.uint64(0x0102040810204080)) >> np.uint64(56) << np.uint64(8 * k)
-        while bits != 0:
-            places[count] = 8 * w + np.int64(trailing_zeros(bits))
-            count += 1
-            bits &= bits - np.uint64(1)
-    return count
+    one, word, none = np.uint64(1), np.uint64(WORD), np.uint32(0)
+    found = ended = 0
+    carried = np.uint64(0)
+    for x in range(np.uint64(0), np.uint64(width), word):
+        i = base + x
+        if i > 0 and i + word <= np.uint64(labels.size):
+            full, change = above_64(labels, i, none), unequal_64(labels, i, i - one)
+        else:
+            for k in range(WORD):
+                spare[k + 1] = labels[i + np.uint64(k)] if i + np.uint64(k) < np.uint64(labels.size) else none
+            full, change = above_64(spare, one, none), unequal_64(spare, one, np.uint64(0))
+        if x == 0:
+            change |= one
+        if x + word > np.uint64(width):
+            inside = (one << (np.uint64(width) - x)) - one
+            full &= inside
+            change |= ~inside
+        before = full << one | carried
+        carried = full >> np.uint64(63)
+        found = add_places(full & change, x, starts, found)
+        ended = add_places(before & change, x, stops, ended)
+    if carried:
+        stops[ended] = width
+    return found
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -122,17 +136,14 @@ def _count_run(
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _add_run(
-    values: NDArray[Any], first: np.uint64, stop: np.uint64, none: Any, sums: NDArray[np.float64], cell: np.uint64
+    values: NDArray[Any], first: np.uint64, stop: np.uint64, sums: NDArray[np.float64], cell: np.uint64
 ) -> None:
-    """`none` is 0 as int64 for integers, whose sums take a quarter of the time of those of floats, else as float64."""
-    total, square = none, none
-    low = high = values[first]
-    for i in range(first, stop):
-        value = values[i] + none
-        low, high = min(low, values[i]), max(high, values[i])
-        total += value
-        square += value * value
-    sums[cell] += total
-    sums[cell + np.uint64(1)] += square
-    sums[cell + np.uint64(2)] = min(sums[cell + np.uint64(2)], np.float64(low))
-    sums[cell + np.uint64(3)] = max(sums[cell + np.uint64(3)], np.float64(high))
+    last = np.uint64(values.size - LANES)
+    while first < stop:
+        at = min(first, last)
+        total, square, low, high = stretch_statistics(values, at, np.int64(first - at), np.int64(stop - at))
+        sums[cell] += total
+        sums[cell + np.uint64(1)] += square
+        sums[cell + np.uint64(2)] = min(sums[cell + np.uint64(2)], low)
+        sums[cell + np.uint64(3)] = max(sums[cell + np.uint64(3)], high)
+        first = at + np.uint64(LANES)
