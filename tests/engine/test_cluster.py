@@ -37,7 +37,7 @@ from tests.engine.classes import write_class_model
 from tests.synthetic import draw_cells
 
 HOW = Device("cpu", "onnxruntime", "fp32")
-BLOCKS = InferOptions(max_ram=3_000_000, tile=(64,), batch=2)
+BLOCKS = InferOptions(max_ram=2_000_000, tile=(64,), batch=2)
 ENDS = (".labels.tif", ".objects.csv", ".classes.csv", ".overlay.png")
 
 

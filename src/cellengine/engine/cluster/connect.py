@@ -32,6 +32,11 @@ Value = TypeVar("Value")
 LOCAL = "local:"
 CONNECT_S = 20
 """how long a scheduler has to answer"""
+SETTINGS = {
+    "distributed.admin.large-graph-warning-threshold": "1GB",  # a batch for the network may be large
+    "distributed.scheduler.http.routes": [],  # of a local scheduler: no pages
+    "distributed.worker.http.routes": [],
+}
 LOOK_EVERY_S = 5
 PATIENCE_S = 120
 """how long a run waits for workers when all of them have gone: a scheduler of jobs may start others"""
@@ -120,7 +125,7 @@ def open_cluster(name: str, workers_s: float = WORKERS_S) -> Iterator[Cluster]:
     """
     where = parse_workers(name)
     with ExitStack() as opened:
-        opened.enter_context(dask.config.set({"distributed.admin.large-graph-warning-threshold": "1GB"}))
+        opened.enter_context(dask.config.set(SETTINGS))
         try:
             address = opened.enter_context(_local(where)) if isinstance(where, int) else where
             client = opened.enter_context(Client(address, timeout=CONNECT_S, set_as_default=False))
