@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
@@ -62,6 +63,10 @@ class LabelSink(Protocol):
         """Close, or abort when an error passes through."""
 
 
+class _Closable(Protocol):
+    def close(self) -> None: ...
+
+
 class _Room(Protocol):
     def create(
         self,
@@ -114,17 +119,16 @@ def _check(
         raise ValueError(f"labels of type {dtype}: expected an unsigned integer type")
 
 
-class BaseSink:
-    """The part of a sink that does not depend on the format."""
+class Whole(ABC):
+    """What is written whole or not at all: an error that passes through its `with`, or comes of closing it, aborts."""
 
-    shape: tuple[int, ...]
-    dtype: np.dtype[np.generic]
-
+    @abstractmethod
     def close(self) -> None:
-        """See `LabelSink.close`."""
+        """Finish: only now it appears under its final name, replacing an older one."""
 
+    @abstractmethod
     def abort(self) -> None:
-        """See `LabelSink.abort`."""
+        """Leave nothing behind. Does nothing after `close`."""
 
     def __enter__(self) -> Self:
         return self
@@ -140,6 +144,44 @@ class BaseSink:
         except BaseException:
             self.abort()
             raise
+
+
+class WholeFile(Whole):
+    """One file that is written in pieces; a subclass opens it as `_file` under the name `_partial`."""
+
+    _file: _Closable
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._partial = partial_name(self.path)
+        self._done = False
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+
+    def close(self) -> None:
+        """Give the file its name, when it is on disk. ResourceError when there is no room."""
+        if not self._done:
+            with writing(self.path):
+                self._file.close()
+                with self._partial.open("rb+") as file:
+                    os.fsync(file.fileno())
+                self._partial.replace(self.path)
+            self._done = True
+
+    def abort(self) -> None:
+        """Leave no file behind. Does nothing after `close`."""
+        if not self._done:
+            self._done = True
+            with suppress(OSError, RuntimeError):  # a full disk complains once more about what was not written yet
+                self._file.close()
+            remove(self._partial)
+
+
+class BaseSink(Whole):
+    """The part of a sink that does not depend on the format."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[np.generic]
 
     def _checked(self, region: Region, array: Array) -> Array:
         """`array` in the sink's type; ValueError when it does not fit the region, or the region not the image."""
@@ -169,6 +211,9 @@ class MemorySink(BaseSink):
             self._array = array
         else:
             self.array[region.slices] = array
+
+    def close(self) -> None:
+        """Nothing is left to do: the labels are in `array`."""
 
     def abort(self) -> None:
         """Forget the labels."""

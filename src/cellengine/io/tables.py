@@ -5,17 +5,15 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from itertools import chain
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, TextIO
 
 import numpy as np
 
 from cellengine.errors import InputError, UsageError
 from cellengine.io.axes import Array
-from cellengine.io.sink import partial_name, remove, writing
+from cellengine.io.sink import WholeFile, writing
 from cellengine.io.source import DECODE_ERRORS, decoding
 
 _ROWS_AT_ONCE = 50_000
@@ -24,19 +22,19 @@ _FLOAT = "%.8g"
 _SPECIAL = frozenset(',"\r\n')
 
 
-class TableWriter:
+class TableWriter(WholeFile):
     """A CSV file with the header `columns`, written in blocks of rows and given its name when it is closed.
 
     Integers are written as integers, booleans as 0 and 1, floats with eight significant digits, NaN as nan; strings
     are quoted where the CSV rules ask for it. Formatting is one C call a block, about 0.15 us a cell.
     """
 
+    _file: TextIO
+
     def __init__(self, path: str | os.PathLike[str], columns: Sequence[str]) -> None:
-        self.path, self.columns = Path(path), tuple(columns)
-        self._partial = partial_name(self.path)
-        self._done = False
+        super().__init__(path)
+        self.columns = tuple(columns)
         with writing(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._partial.open("w", encoding="utf-8", newline="")
             self._file.write(",".join(map(_quoted, self.columns)) + "\n")
 
@@ -51,39 +49,6 @@ class TableWriter:
         with writing(self.path):
             for start in range(0, rows, _ROWS_AT_ONCE):
                 self._file.write(_text([a[start : start + _ROWS_AT_ONCE] for a in arrays]))
-
-    def close(self) -> None:
-        """Give the file its name."""
-        if not self._done:
-            with writing(self.path):
-                self._file.flush()
-                os.fsync(self._file.fileno())
-                self._file.close()
-                self._partial.replace(self.path)
-            self._done = True
-
-    def abort(self) -> None:
-        """Leave no file behind. Does nothing after `close`."""
-        if not self._done:
-            self._done = True
-            with suppress(OSError):  # a full disk complains once more about what was not written yet
-                self._file.close()
-            remove(self._partial)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is not None:
-            self.abort()
-            return
-        try:
-            self.close()
-        except BaseException:
-            self.abort()
-            raise
 
 
 def write_table(path: str | os.PathLike[str], columns: Mapping[str, Array | Sequence[Any]]) -> None:
