@@ -52,6 +52,12 @@ def test_tiles_start_on_the_grid_and_surround_their_core_by_the_halo(plan: Plan)
 
 
 @given(plans())
+def test_a_region_seen_from_another_lies_where_it_is_cut_out(plan: Plan) -> None:
+    for tile in plan_tiles(plan.image, plan.tile, plan.halo, plan.divisor):
+        assert tile.core.seen_from(tile.read).slices == tile.core.relative_to(tile.read)
+
+
+@given(plans())
 def test_cores_come_in_raster_order(plan: Plan) -> None:
     starts = [tile.core.start for tile in plan_tiles(plan.image, plan.tile, plan.halo, plan.divisor)]
     assert starts == sorted(starts)

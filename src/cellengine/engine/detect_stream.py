@@ -99,8 +99,8 @@ def stream_detected(
                 picture.number()
             with clock("write"):
                 for piece, labels in picture.labels():
-                    window.take(piece, labels)
                     labels[labels > 0] += np.uint32(objects)
+                    window.take(piece, labels)
                     place = scene.place(axes, piece)
                     sink.write(place, labels.reshape(place.shape))
                 rows = picture.rows(session)

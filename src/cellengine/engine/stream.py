@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cellengine.engine.assemble import Assembly, LabelledPicture
+from cellengine.engine.backends.hardware import release_free_memory
 from cellengine.engine.blocks import Blocks, Margins, block_margins, choose_core
 from cellengine.engine.checkpoint import CACHE_PART, Checkpoint, open_checkpoint, scratch_folder
 from cellengine.engine.classify import CellClassifier
@@ -254,6 +255,7 @@ class _Work:
         axes, shape = label_axes(self.source, self.options)
         path = labels_path(stem, 4 * prod(shape), self.options, is_zarr=is_zarr)
         table_path, overlay_path = (stem.with_name(stem.name + end) for end in (".objects.csv", ".overlay.png"))
+        release_free_memory()  # of the network and of blocks; what is joined takes the place
         with self.clock("join"):
             labelled = self._join(pictures)
         with self.clock("write"), ExitStack() as held:
