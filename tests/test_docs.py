@@ -17,13 +17,15 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 EXTRA_OF_COMMAND = {"train": "torch", "export": "torch", "watch": "uvicorn"}
 
-BLOCK = re.compile(r"(?P<run><!-- run -->\n)?```(?:sh|bash|console)?\n(?P<body>.*?)```", re.S)
+SHELL = ("", "sh", "bash", "console")
+BLOCK = re.compile(r"(?P<run><!-- run -->\n)?```(?P<kind>\w*)\n(?P<body>.*?)```", re.S)
 
 
 def commands(page: Path, *, marked: bool = False) -> list[list[str]]:
     """The `cellengine` lines of a page: of its fenced and its indented blocks, or only of those that are to be run."""
     text = page.read_text(encoding="utf-8")
-    blocks = [m["body"] for m in BLOCK.finditer(text) if m["run"] or not marked]
+    shell = (m for m in BLOCK.finditer(text) if m["kind"] in SHELL)
+    blocks = [m["body"] for m in shell if m["run"] or not marked]
     if not marked:
         blocks += re.findall(r"(?m)^    (cellengine (?:[^\n]*\\\n)*[^\n]*)", text)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
