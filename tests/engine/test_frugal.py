@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,12 @@ import pytest
 
 from cellengine.engine.backends import BACKENDS
 from cellengine.engine.frugal import run_within_memory
+from cellengine.engine.infer import infer_array
 from cellengine.engine.model_file import read_model_file
+from cellengine.engine.options import InferOptions
 from cellengine.engine.session import OutOfMemory
 from cellengine.errors import ModelError, ResourceError
+from tests.engine.detector import write_peak_model
 from tests.engine.test_sessions import pictures
 
 HALO = (24, 24)
@@ -26,6 +30,7 @@ class Tight:
 
     def __init__(self, session: Any, most: int) -> None:
         self.inner, self.spec, self.device, self.most = session, session.spec, session.device, most
+        self.backend, self.precision, self.concurrency = session.backend, session.precision, 1
         self.shapes: list[tuple[int, ...]] = []
 
     def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
@@ -37,6 +42,10 @@ class Tight:
                 raise OutOfMemory("a batch does not fit") from error
         answers: dict[str, np.ndarray] = self.inner.run(batch)
         return answers
+
+    def describe(self) -> dict[str, Any]:
+        described: dict[str, Any] = self.inner.describe()
+        return described
 
 
 @pytest.fixture
@@ -68,7 +77,7 @@ def test_pieces_give_the_answer_of_the_whole(session: Any, most: int, caplog: An
 
 
 def test_below_the_smallest_piece_it_is_an_error(session: Any) -> None:
-    with pytest.raises(ResourceError, match=r"Not even a batch of \(1, 3, 52, 52\), the smallest with a halo"):
+    with pytest.raises(ResourceError, match=r"Not even a batch of \(1, 3, 52, 52\), the smallest that keeps its halo"):
         run_within_memory(Tight(session, 100), pictures((2, 64, 64)), HALO)  # type: ignore[arg-type]
 
 
@@ -82,6 +91,29 @@ def test_other_errors_are_passed_on(session: Any) -> None:
     with pytest.raises(ModelError, match="Reshape"):
         run_within_memory(broken, pictures((2, 64, 64)), HALO)  # type: ignore[arg-type]
     assert broken.shapes == [(2, 3, 64, 64)]
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("shape", [(150, 170), (70, 90)])
+def test_windows_of_a_detector_are_halved_too(tmp_path: Path, batch: int, shape: tuple[int, int], caplog: Any) -> None:
+    """Every object once, whole, and in the same place: also those that lie where a window is cut."""
+    picture = np.zeros(shape, np.uint8)
+    for y, x in np.ndindex(shape[0] // 20, shape[1] // 20):
+        picture[20 * y + 6 : 20 * y + 15, 20 * x + 6 : 20 * x + 15] = 100 + (7 * y + 13 * x) % 100
+    with BACKENDS["onnxruntime"]().open(
+        read_model_file(write_peak_model(tmp_path / "peaks.onnx")), "cpu", "fp32", 1
+    ) as session:
+        options = InferOptions(batch=batch)
+        expected = infer_array(picture[None], session, options)
+        assert len(expected.objects["label"]) == (shape[0] // 20) * (shape[1] // 20)
+        tight = Tight(session, 64 * 80)
+        found = infer_array(picture[None], tight, options)  # type: ignore[arg-type]
+        assert any(np.prod(shape) <= tight.most for shape in tight.shapes)
+        assert all(n % 8 == 0 for shape in tight.shapes for n in shape[2:])
+        np.testing.assert_array_equal(found.labels, expected.labels)
+        with pytest.raises(ResourceError, match="Not even a batch"):
+            infer_array(picture[None], Tight(session, 100), options)  # type: ignore[arg-type]
+    assert len([r for r in caplog.records if "does not fit into the memory" in r.message]) == 2
 
 
 LIMITED = """

@@ -7,7 +7,7 @@ would be found as well, and take places in an answer that holds a fixed number o
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
 from math import ceil
@@ -17,7 +17,7 @@ import numpy as np
 
 from cellengine.engine.checkpoint import Checkpoint
 from cellengine.engine.flow import Stop, overlap
-from cellengine.engine.frugal import run_within_memory
+from cellengine.engine.frugal import halve, within_memory
 from cellengine.engine.plan import Plan
 from cellengine.engine.predict import check_numbers, read_scaled
 from cellengine.engine.scene import Scene
@@ -90,6 +90,52 @@ class KeptWindows:
         self.checkpoint.keep_block(self.index, number, np.zeros((0, 0), np.uint32), tables)
 
 
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """A detector at work on one picture."""
+
+    scene: Scene
+    session: Session
+    plan: Plan
+    scale: Scale
+    min_score: float
+
+    def at(self, tiles: Sequence[Tile], batch: int) -> list[Detected]:
+        """The objects of each of at most `batch` windows of one size, in one call of the network.
+
+        Where that does not fit into the memory of the device, in several calls, and then in smaller windows, which
+        may find an object twice.
+        """
+        shape = (batch, len(self.scene.channels), *tiles[0].read.shape)
+        pieces = halve(tiles[0], self.plan.halo, self.plan.divisor)
+
+        def parts() -> list[Detected]:
+            if batch == 1:
+                return [join_detected([found for piece in pieces for found in self.at([piece], 1)])]
+            half = ceil(batch / 2)
+            return [found for i in range(0, len(tiles), half) for found in self.at(tiles[i : i + half], half)]
+
+        divisible = batch > 1 or len(pieces) > 0
+        return within_memory(self.session, shape, lambda: self._run(tiles, shape), parts if divisible else None)
+
+    def _run(self, tiles: Sequence[Tile], shape: tuple[int, ...]) -> list[Detected]:
+        batch = np.zeros(shape, np.float32)
+        for i, tile in enumerate(tiles):
+            read_scaled(self.scene, tile.read, self.scale, batch[i])
+        outputs = self.session.run(batch)
+        check_numbers(outputs, tiles, self.scene, self.session)
+        places = outputs["scores"].shape[1]
+        for i, tile in enumerate(tiles):
+            if outputs["count"][i] >= places:
+                log.warning(
+                    "The window at %s holds %d objects or more, all that %s can give: take a smaller --tile.",
+                    tile.read.start,
+                    places,
+                    self.session.spec.name,
+                )
+        return [detected_in_tile(outputs, i, tile, self.min_score) for i, tile in enumerate(tiles)]
+
+
 def detect(
     scene: Scene,
     session: Session,
@@ -109,23 +155,10 @@ def detect(
         raise ModelError(f"{session.spec.name}: a detector needs the decoder 'detections', found {decoder.kind!r}.")
     windows = plan_windows(plan.shape, plan.tile, plan.halo, plan.divisor)
 
+    look = _Look(scene, session, plan, scale, decoder.min_score)
+
     def run(numbers: range) -> list[tuple[int, Detected]]:
-        tiles = [windows[number] for number in numbers]
-        batch = np.zeros((plan.batch, len(scene.channels), *tiles[0].read.shape), np.float32)
-        for i, tile in enumerate(tiles):
-            read_scaled(scene, tile.read, scale, batch[i])
-        outputs = run_within_memory(session, batch, plan.halo)
-        check_numbers(outputs, tiles, scene, session)
-        places = outputs["scores"].shape[1]
-        for i, tile in enumerate(tiles):
-            if outputs["count"][i] >= places:
-                log.warning(
-                    "The window at %s holds %d objects or more, all that %s can give: take a smaller --tile.",
-                    tile.read.start,
-                    places,
-                    session.spec.name,
-                )
-        parts = [(n, detected_in_tile(outputs, i, windows[n], decoder.min_score)) for i, n in enumerate(numbers)]
+        parts = list(zip(numbers, look.at([windows[number] for number in numbers], plan.batch), strict=True))
         for number, part in parts:
             if kept is not None and number not in found:
                 kept.keep(number, part)

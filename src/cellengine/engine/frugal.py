@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from math import prod
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -17,9 +18,11 @@ from numpy.typing import NDArray
 
 from cellengine.engine.session import OutOfMemory, Outputs, Session
 from cellengine.errors import ResourceError
+from cellengine.geometry import Region, Tile, round_up
 from cellengine.spec import ModelSpec
 
 Batch = NDArray[np.float32]
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -38,52 +41,91 @@ _SESSIONS: WeakKeyDictionary[Any, _Known] = WeakKeyDictionary()
 """kept as long as the session, so that the next picture does not run into the same wall"""
 
 
+def within_memory(session: Session, shape: tuple[int, ...], whole: Callable[[], T], parts: Callable[[], T] | None) -> T:
+    """`whole()`, which runs `session` on a batch of `shape`, or `parts()`, the same in pieces, where that does not fit.
+
+    A size that did not fit once is not tried again, and the first time it is said in the log. Raises ResourceError when
+    the whole does not fit and has no parts.
+    """
+    known = _SESSIONS.setdefault(session, _Known())
+    if parts is None or prod(shape) < known.too_large:
+        try:
+            return whole()
+        except OutOfMemory as error:
+            if parts is None:
+                raise ResourceError(
+                    f"Not even a batch of {shape}, the smallest that keeps its halo, fits into the memory of "
+                    f"{session.device}: free some of it, or take another --device."
+                ) from error
+            _remember(known, session, shape)
+    return parts()
+
+
 def run_within_memory(session: Session, batch: Batch, halo: tuple[int, ...]) -> Outputs:
     """As `session.run(batch)`, in pieces where the whole does not fit into the memory of the device.
 
-    `batch` is (N, C, *tile). First the pictures of the batch are halved, then the tile along its longest core. A piece
-    of a tile is read with `halo` around it, so that every voxel at least `halo` from the tile's border gets the
-    answer it would have had in the whole tile, up to the tolerance of that halo: identical arithmetic with the
-    receptive field. Voxels closer to the border are undefined where the tile was cut: they are nobody's core.
+    `batch` is (N, C, *tile). First the pictures of the batch are halved, then, of networks that answer voxel by voxel,
+    the tile along its longest core. A piece of a tile is read with `halo` around it, so that every voxel at least
+    `halo` from the tile's border gets the answer it would have had in the whole tile, up to the tolerance of that halo:
+    identical arithmetic with the receptive field. Voxels closer to the border are undefined where the tile was cut:
+    they are nobody's core.
 
-    The first time, it is said once in the log. Raises ResourceError when a piece of one divisor does not fit either.
+    Raises ResourceError when a piece of one divisor does not fit either.
     """
-    known = _SESSIONS.setdefault(session, _Known())
-    smallest = not _can_be_halved(batch, halo, session.spec)
-    if smallest or batch.size < known.too_large:
-        try:
-            return session.run(batch)
-        except OutOfMemory as error:
-            if smallest:
-                raise ResourceError(
-                    f"Not even a batch of {batch.shape}, the smallest with a halo of {halo}, fits into the memory of "
-                    f"{session.device}: free some of it, or take another --device."
-                ) from error
-            _remember(known, session, batch)
-    if len(batch) > 1:
-        return _in_two_batches(session, batch, halo)
-    return _in_two_tiles(session, batch, halo)
+    pieces = _pieces(batch, halo, session.spec)
+
+    def parts() -> Outputs:
+        if len(batch) > 1:
+            return _in_two_batches(session, batch, halo)
+        return _in_two_tiles(session, batch, halo, pieces)
+
+    divisible = len(batch) > 1 or len(pieces) > 0
+    return within_memory(session, batch.shape, lambda: session.run(batch), parts if divisible else None)
 
 
-def _can_be_halved(batch: Batch, halo: tuple[int, ...], spec: ModelSpec) -> bool:
-    """Several pictures can be parted; so can one, when the network answers voxel by voxel."""
-    maps = spec.task in ("instances", "semantic", "boundary")
-    return len(batch) > 1 or (maps and any(n >= 2 * d for n, d in zip(_core(batch, halo), spec.divisor, strict=True)))
+def halve(tile: Tile, halo: tuple[int, ...], divisor: tuple[int, ...]) -> tuple[Tile, ...]:
+    """Two tiles whose cores part that of `tile`, cut where it is longest; none when nothing smaller keeps its halo.
+
+    Halos and what `tile` reads are multiples of the divisor, and so is what the parts read: about equally much.
+    """
+    read, core = tile.read, tile.core
+    for axis in sorted(range(len(halo)), key=lambda a: -core.shape[a]):
+        begin, end, unit = read.start[axis], read.stop[axis], divisor[axis]
+        least, most = core.start[axis] + 1, core.stop[axis] - 1
+        middle = begin + min(max((end - begin) // 2 // unit * unit, round_up(least - begin, unit)), most - begin)
+        middle -= (middle - begin) % unit
+        low, high = middle - halo[axis], middle + halo[axis]
+        if least <= middle <= most and begin < low and high < end:
+            first = Tile(_with_stop(read, axis, high), _with_stop(core, axis, middle))
+            return first, Tile(_with_start(read, axis, low), _with_start(core, axis, middle))
+    return ()
 
 
-def _core(batch: Batch, halo: tuple[int, ...]) -> list[int]:
-    return [n - 2 * h for n, h in zip(batch.shape[2:], halo, strict=True)]
+def _with_start(region: Region, axis: int, start: int) -> Region:
+    return Region((*region.start[:axis], start, *region.start[axis + 1 :]), region.stop)
 
 
-def _remember(known: _Known, session: Session, batch: Batch) -> None:
+def _with_stop(region: Region, axis: int, stop: int) -> Region:
+    return Region(region.start, (*region.stop[:axis], stop, *region.stop[axis + 1 :]))
+
+
+def _pieces(batch: Batch, halo: tuple[int, ...], spec: ModelSpec) -> tuple[Tile, ...]:
+    """The tile of a batch in two, when the network answers voxel by voxel."""
+    if spec.task not in ("instances", "semantic", "boundary"):
+        return ()
+    whole = Region.whole(batch.shape[2:])
+    return halve(Tile(whole, whole.grow(tuple(-h for h in halo))), halo, spec.divisor)
+
+
+def _remember(known: _Known, session: Session, shape: tuple[int, ...]) -> None:
     with known.lock:
-        known.too_large = min(known.too_large, batch.size)
+        known.too_large = min(known.too_large, prod(shape))
         said, known.said = known.said, True
     if not said:
         log.warning(
             "A batch of %s does not fit into the memory of %s: going on with smaller pieces, which takes longer "
             "(a smaller --batch or --tile avoids it).",
-            batch.shape,
+            shape,
             session.device,
         )
 
@@ -95,28 +137,13 @@ def _in_two_batches(session: Session, batch: Batch, halo: tuple[int, ...]) -> Ou
     return {name: np.concatenate([first[name], second[name]]) for name in first}
 
 
-def _in_two_tiles(session: Session, batch: Batch, halo: tuple[int, ...]) -> Outputs:
+def _in_two_tiles(session: Session, batch: Batch, halo: tuple[int, ...], pieces: tuple[Tile, ...]) -> Outputs:
     found: Outputs = {}
-    for piece, core in _halves(batch, halo, session.spec.divisor):
-        answers = run_within_memory(session, np.ascontiguousarray(batch[(slice(None), slice(None), *piece)]), halo)
-        kept = tuple(slice(c.start - p.start, c.stop - p.start) for c, p in zip(core, piece, strict=True))
-        for name, values in answers.items():
+    for piece in pieces:
+        cut = np.ascontiguousarray(batch[(slice(None), slice(None), *piece.read.slices)])
+        for name, values in run_within_memory(session, cut, halo).items():
             if name not in found:
                 found[name] = np.zeros((*values.shape[:2], *batch.shape[2:]), np.float32)
-            found[name][(slice(None), slice(None), *core)] = values[(slice(None), slice(None), *kept)]
+            core = values[(slice(None), slice(None), *piece.core.relative_to(piece.read))]
+            found[name][(slice(None), slice(None), *piece.core.slices)] = core
     return found
-
-
-def _halves(
-    batch: Batch, halo: tuple[int, ...], divisor: tuple[int, ...]
-) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:
-    """Two pieces of the tile, as what is read and what is kept of it; cut where the core is longest."""
-    core = _core(batch, halo)
-    axis = max((a for a, d in enumerate(divisor) if core[a] >= 2 * d), key=lambda a: core[a])
-    middle = halo[axis] + max(1, core[axis] // 2 // divisor[axis]) * divisor[axis]
-    for begin, end in ((halo[axis], middle), (middle, halo[axis] + core[axis])):
-        read = [slice(0, n) for n in batch.shape[2:]]
-        kept = [slice(h, h + c) for h, c in zip(halo, core, strict=True)]
-        read[axis] = slice(begin - halo[axis], end + halo[axis])
-        kept[axis] = slice(begin, end)
-        yield tuple(read), tuple(kept)

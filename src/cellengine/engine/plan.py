@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from math import ceil, prod
 from typing import Any
 
+import numpy as np
+
 from cellengine.engine.backends.cuda import CudaDevice
 from cellengine.engine.backends.hardware import memory_limit
 from cellengine.engine.options import InferOptions
@@ -66,16 +68,22 @@ ACTIVATIONS = {("openvino", "bf16"): 0.3, ("openvino", "fp32"): 0.5, ("openvino"
 TILE_SHARE = 1 / 8
 """share of a run's memory that the network may take; the rest is for pictures, scores and labels"""
 
+LARGEST_VOLUME_TILE = 1 << 24
+"""voxels: beyond it libraries that count the values of a layer in 32 bits fail"""
+
 
 def plan_picture(shape: tuple[int, ...], session: Session, options: InferOptions) -> Plan:
     """Choose the tiles for a picture of `shape`.
 
     A tile asked for is taken as it is. Otherwise each axis is cut into as few equal cores as the model's tile and the
-    memory allow: large tiles waste least on halos, and equal ones hang least out of the picture.
+    memory allow: large tiles waste least on halos, and equal ones hang least out of the picture. In a volume halos are
+    most of a small tile, so there only the memory limits it.
     """
     spec, halo = session.spec, plan_halo(session.spec, options)
     if options.tile is not None:
         tile = _asked(options.tile, spec, halo)
+    elif len(shape) == 3 and session.backend != "tensorrt":  # its engines are built for tiles up to the model's
+        tile = _volume_tile(shape, session, halo, options)
     else:
         largest = _largest_tile(session, halo, options)
         tile = tuple(_side(*axis) for axis in zip(shape, largest, halo, spec.divisor, strict=True))
@@ -109,6 +117,31 @@ def _largest_tile(session: Session, halo: tuple[int, ...], options: InferOptions
     shrink = min(1.0, (fitting / prod(spec.tile)) ** (1 / len(spec.tile)))
     smallest = (2 * h + d for h, d in zip(halo, spec.divisor, strict=True))
     return tuple(max(int(t * shrink), s) for t, s in zip(spec.tile, smallest, strict=True))
+
+
+def _volume_tile(
+    shape: tuple[int, ...], session: Session, halo: tuple[int, ...], options: InferOptions
+) -> tuple[int, ...]:
+    """The tile with which the network computes the fewest voxels in all, of those that fit into its memory."""
+    spec = session.spec
+    arrays = 4 * session.concurrency * (len(spec.channels) + 2 * sum(output.channels for output in spec.outputs))
+    fitting = _network_share(session, options) / ((_bytes_per_voxel(session) + arrays) * options.batch)
+    sides = [np.array(_sides(*axis), np.float64) for axis in zip(shape, halo, spec.divisor, strict=True)]
+    computed = [s * np.ceil(n / (s - 2 * h)) for n, h, s in zip(shape, halo, sides, strict=True)]
+    size, total = (a[:, None, None] * b[:, None] * c for a, b, c in (sides, computed))
+    allowed = size <= min(fitting, LARGEST_VOLUME_TILE)
+    best = np.argmin(np.where(allowed, total, np.inf)) if allowed.any() else np.argmin(size)
+    return tuple(int(s[i]) for s, i in zip(sides, np.unravel_index(best, size.shape), strict=True))
+
+
+def _sides(length: int, halo: int, divisor: int) -> list[int]:
+    """Sides of tiles that cut an axis into 1, 2, 3, ... equal cores, of many every tenth more; the last is the least."""
+    count, most = 1, ceil(length / divisor)
+    counts = []
+    while count < most:
+        counts.append(count)
+        count = max(count + 1, count * 11 // 10)
+    return [_side(length, ceil(length / n) + 2 * halo, halo, divisor) for n in (*counts, most)]
 
 
 def _network_share(session: Session, options: InferOptions) -> float:
