@@ -135,7 +135,7 @@ def _volume_tile(
 
 
 def _sides(length: int, halo: int, divisor: int) -> list[int]:
-    """Sides of tiles that cut an axis into 1, 2, 3, ... equal cores, of many every tenth more; the last is the least."""
+    """Sides of tiles that cut an axis into 1, 2, 3, ... equal cores (of many, every tenth more), down to the least."""
     count, most = 1, ceil(length / divisor)
     counts = []
     while count < most:
