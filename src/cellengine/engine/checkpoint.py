@@ -19,6 +19,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -193,11 +194,9 @@ def open_checkpoint(folder: Path, name: str, run: str, fingerprint: Plain, plan:
     labels that were read last.
     """
     log = folder / "log"
-    lines = list(_whole_lines(log)) if log.exists() else []
-    if lines and lines[0].get("run") == run:
-        head = lines[0]
+    if (head := _head(folder)).get("run") == run:
         check_input(folder, name, fingerprint)
-        return Checkpoint(folder, head, iter(lines[1:]), cache_bytes)
+        return Checkpoint(folder, head, islice(_whole_lines(log), 1, None), cache_bytes)
     remove(folder)
     head = {"run": run, "input": fingerprint, "plan": plan}
     with writing(folder):
@@ -220,12 +219,15 @@ def _line(value: Plain) -> bytes:
 
 
 def _whole_lines(log: Path) -> Iterator[Plain]:
-    """The lines of a log that are as they were written; what a crash left of the last one is cut off."""
-    data = log.read_bytes()
-    end = data.rfind(b"\n") + 1
-    if end < len(data):
+    """The lines of a log that are as they were written, one by one; what a crash left of the last one is cut off."""
+    end = 0
+    with log.open("rb") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                break
+            end += len(line)
+            checksum, _, text = line[:-1].partition(b" ")
+            if checksum == b"%08x" % zlib.crc32(text):
+                yield json.loads(text)
+    if end < log.stat().st_size:
         os.truncate(log, end)
-    for line in data[:end].splitlines():
-        checksum, _, text = line.partition(b" ")
-        if checksum == b"%08x" % zlib.crc32(text):
-            yield json.loads(text)
