@@ -1,6 +1,6 @@
 """One detector in PyTorch, onnxruntime and OpenVINO: the same objects on 20 real pictures at 3 sizes; and tiled or not.
 
-    python benchmarks/mask_rcnn_runtimes.py --run RUN --model MODEL.onnx [--pictures 20] [--mosaic 1024]
+    python benchmarks/mask_rcnn_runtimes.py --run RUN --model MODEL.onnx [--pictures 20] [--mosaic 640]
 
 fp32 must agree within 0.01 px and 0.001 of the masks; bf16 is compared by matched objects. The form for TensorRT is
 compared as well where it lies beside the model. A mosaic of real pictures is labelled in one window and in several.
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--pictures", type=int, default=20)
-    parser.add_argument("--mosaic", type=int, default=1024)
+    parser.add_argument("--mosaic", type=int, default=640, help="side; one window must hold all its objects")
     arguments = parser.parse_args()
     state = load_checkpoint(arguments.run / "best.pt")
     module = build(read_config(state["network"], "checkpoint"))
