@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from cellengine.engine.batch import Device, infer_files
 from cellengine.engine.options import InferOptions
+from cellengine.engine.report import statistics as room
 from cellengine.engine.report import write_report
 from cellengine.engine.report.statistics import STEPS_PER_OCTAVE, Histogram, RunStatistics, Seams
 from cellengine.errors import PartialFailure
@@ -182,3 +183,19 @@ def test_places_on_series_name_their_plane(tmp_path: Path) -> None:
     assert dict(worst.at) == {"t": 2}
     assert worst.centre == (128, 640)
     assert statistics.objects == n
+
+
+def test_places_of_a_deep_stack_are_compared_in_bounded_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "MOST_WINDOWS", 30)
+    n = 20_000
+    t = np.arange(n) // 50
+    table = {
+        "label": np.arange(1, n + 1), "t": t, "score": np.where(t == 123, 0.1, 0.6), "area_px": np.full(n, 50),
+        "bbox_y0": np.zeros(n, int), "bbox_y1": np.full(n, 8), "bbox_x0": np.zeros(n, int), "bbox_x1": np.full(n, 8),
+        "intensity_mean_c0": np.ones(n), "touches_border": np.zeros(n, int),
+    }  # fmt: skip
+    write_table(tmp_path / "a.objects.csv", table)
+    shape = {"axes": "TYX", "shape": [400, 8, 8], "network_shape": [8, 8], "tile": [512, 512], "halo": [0, 0]}
+    statistics = RunStatistics()
+    statistics.add_file("a", shape, tmp_path / "a.objects.csv")
+    assert dict(statistics.windows.places()[0].at) == {"t": 123}

@@ -12,9 +12,11 @@ import pytest
 import tifffile
 from scipy import ndimage
 
+from cellengine.cli.planned import describe_plan
 from cellengine.engine import semantic as room
 from cellengine.engine.backends import open_session
 from cellengine.engine.batch import Device, infer_files
+from cellengine.engine.forecast import forecast
 from cellengine.engine.infer import infer_source
 from cellengine.engine.options import InferOptions
 from cellengine.engine.session import Session
@@ -98,6 +100,15 @@ def test_a_volume(tmp_path: Path) -> None:
         result = infer_source(MemorySource(volume, "ZYX"), session, InferOptions(tile=(16, 16, 32)))
     np.testing.assert_array_equal(result.labels, expected(volume))
     np.testing.assert_array_equal(result.objects["volume_px"], np.bincount(expected(volume).ravel()))
+
+
+@pytest.mark.parametrize(("ram", "kept"), [(200_000_000, False), (500_000, True)])
+def test_a_large_one_is_kept_as_it_comes_and_the_plan_says_so(session: Session, ram: int, kept: bool) -> None:
+    options = InferOptions(max_ram=ram, tile=(32,))
+    source = MemorySource(patches((400, 400)))
+    found = forecast(source, session, options, Path("a"), is_zarr=False, voxels_per_s=None)
+    assert found.resumable == kept
+    assert ("kept on disk" in "\n".join(describe_plan([found]))) == kept
 
 
 @pytest.mark.parametrize("form", ["tif", "ome-zarr"])
