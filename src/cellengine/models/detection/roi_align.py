@@ -57,7 +57,7 @@ class RoiAlign:
         n, k = boxes.shape[:2]
         table = torch.cat([m.permute(0, 2, 3, 1).reshape(-1, m.shape[1]) for m in maps])
         level = self.levels(boxes)
-        heights, widths, areas, starts = _table_layout(maps)[:, level.long()]
+        heights, widths, areas, starts = _table_layout(maps)[:, level.long()].unbind()
         y, weight_y = self._corners(boxes[..., 1], boxes[..., 3], size, level, heights)
         x, weight_x = self._corners(boxes[..., 0], boxes[..., 2], size, level, widths)
         picture = torch.arange(n, device=boxes.device)[:, None]
