@@ -14,10 +14,10 @@ from cellengine.engine.model_file import ModelFile
 from cellengine.engine.options import InferOptions
 from cellengine.engine.outputs import labels_path
 from cellengine.engine.plan import Plan, network_bytes, plan_picture, ram_limit
+from cellengine.engine.plan_blocks import AHEAD, Streaming, plan_streaming
 from cellengine.engine.run import label_axes
 from cellengine.engine.scene import scenes
 from cellengine.engine.session import Session
-from cellengine.engine.stream import AHEAD, Streaming, plan_streaming
 from cellengine.errors import DiskFull
 from cellengine.geometry import Cells
 from cellengine.io import ImageSource

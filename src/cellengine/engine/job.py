@@ -22,10 +22,11 @@ from cellengine.engine.outlines import write_outlines
 from cellengine.engine.outputs import checksum, write_class_map, write_outputs
 from cellengine.engine.pieces import Hands
 from cellengine.engine.plan import Plan, ram_limit
+from cellengine.engine.plan_blocks import Streaming
 from cellengine.engine.resample import size_unknown
 from cellengine.engine.run import Progress
 from cellengine.engine.session import Session
-from cellengine.engine.stream import Streaming, stream_source
+from cellengine.engine.stream import stream_source
 from cellengine.errors import InputError
 from cellengine.io import ImageSource, open_source
 from cellengine.io.opening import DEFAULT_CACHE_BYTES

@@ -33,9 +33,9 @@ from cellengine.engine.model_file import ModelFile
 from cellengine.engine.options import InferOptions
 from cellengine.engine.pieces import LabelledBlock, Workpiece
 from cellengine.engine.plan import Plan, network_bytes, ram_limit
+from cellengine.engine.plan_blocks import Streaming
 from cellengine.engine.run import Progress
 from cellengine.engine.session import Session
-from cellengine.engine.stream import Streaming
 from cellengine.errors import DeviceError
 from cellengine.io.sink import writing
 from cellengine.zoo import bundled
