@@ -129,7 +129,7 @@ def test_a_killed_run_goes_on_with_other_workers_or_none(
     log = scratch_folder(output / "series") / "log"
     names = [str(folder / "series.tif"), "-m", str(folder / "blobs.onnx"), "-o", str(output)]
     how = ["--device", "cpu", "--backend", "onnxruntime", "--precision", "fp32"]
-    plan = ["--tile", "64", "--batch", "2", "--max-ram", str(BLOCKS.max_ram)]
+    plan = ["--tile", "64", "--batch", "2", "--max-ram", "2MB"]
     program = "from cellengine.cli import main; main()"
     command = [sys.executable, "-c", program, "infer", *names, *how, *plan, "--dask", workers.scheduler_address]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
@@ -221,8 +221,23 @@ def test_a_scheduler_without_workers() -> None:
 
 
 def test_what_ends_every_worker_is_an_error(workers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers.scheduler, "allowed_failures", 0)
     with open_cluster(workers.scheduler_address) as cluster, pytest.raises(ResourceError, match="--max-ram"):
         cluster.call(os._exit, 1)
+
+
+def test_workers_and_schedulers_that_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connect, "LOOK_EVERY_S", 0.1)
+    monkeypatch.setattr(connect, "PATIENCE_S", 0.3)
+    how: dict[str, Any] = {"processes": False, "protocol": "tcp", "dashboard_address": None}
+    with distributed.LocalCluster(n_workers=1, **how) as some, open_cluster(some.scheduler_address) as cluster:
+        assert cluster.call(max, 1, 2) == 2
+        some.scale(0)
+        with pytest.raises(ResourceError, match="all workers have gone"):
+            cluster.call(max, 1, 2)
+        some.close()
+        with pytest.raises(ResourceError, match="the scheduler has gone"):
+            cluster.call(max, 1, 2)
 
 
 @pytest.mark.parametrize("text", ["local:", "local:0", "local:two", "local:-1"])

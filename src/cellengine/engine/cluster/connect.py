@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 from cellengine.engine.environment import deciding_versions
@@ -53,8 +53,11 @@ class Cluster:
         """whether the workers share the memory of this machine"""
 
     def places(self) -> int:
-        """Functions that the workers call at a time, now."""
-        return sum(self._client.nthreads().values())
+        """Functions that the workers call at a time, now. Raises ResourceError when the scheduler has gone."""
+        try:
+            return sum(self._client.nthreads().values())
+        except OSError as error:
+            raise self._lost() from error
 
     def call(
         self, function: Callable[Arguments, Value], *arguments: Arguments.args, **named: Arguments.kwargs
@@ -79,11 +82,12 @@ class Cluster:
         return answers
 
     def _wait(self, future: Any) -> Any:
+        done = threading.Event()
+        future.add_done_callback(lambda _: done.set())
         alone_since: float | None = None
         try:
-            while True:
-                with suppress(TimeoutError):
-                    return future.result(timeout=LOOK_EVERY_S)
+            # not result(timeout): threads fetch answers together, and where one gives up dask fails them all
+            while not done.wait(LOOK_EVERY_S):
                 now = time.monotonic()
                 alone_since = None if self.places() else alone_since or now
                 if alone_since is not None and now - alone_since > PATIENCE_S:
@@ -91,18 +95,24 @@ class Cluster:
                         f"--dask {self._name}: all workers have gone. Start them again and run the same command: it "
                         "goes on from here."
                     )
+            if future.cancelled():
+                raise self._lost()
+            return future.result()
         except KilledWorker as error:
             raise ResourceError(
                 f"--dask {self._name}: one piece of work has ended several workers, most likely for lack of memory: "
                 "give them more, or plan with less by --max-ram, and run the same command again."
             ) from error
         except (CancelledError, CommClosedError) as error:
-            raise ResourceError(
-                f"--dask {self._name}: the scheduler has gone ({type(error).__name__}). Start it again and run the "
-                "same command: it goes on from here."
-            ) from error
+            raise self._lost() from error
         finally:
             future.release()
+
+    def _lost(self) -> ResourceError:
+        return ResourceError(
+            f"--dask {self._name}: the scheduler has gone. Start it again and run the same command: it goes on from "
+            "here."
+        )
 
 
 def parse_workers(text: str) -> int | str:
