@@ -1,20 +1,23 @@
 """From file to files against what a user would write instead: PyTorch eager fp32, MONAI's sliding window with overlap
 0.5, scipy and scikit-image for scaling, labels and table. The same network; the peer is timed once, it takes minutes.
 
-    python benchmarks/end_to_end.py --checkpoint runs/nuclei/best.pt [--model nuclei] [--side 4096] [--runs 3]
-        [--volume-checkpoint runs/cells3d/best.pt --volume-model cells3d --volume VOLUME.tif]
-        [--volume-shape 128,1024,1024]
+    python benchmarks/end_to_end.py picture --checkpoint runs/nuclei/best.pt [--model nuclei] [--side 4096] [--runs 3]
+    python benchmarks/end_to_end.py volume --checkpoint runs/nuclei3d/best.pt [--model nuclei3d] [--runs 1]
+        --volume VOLUME.tif [--shape 128,1024,1024] [--share 0.25]
 
-A picture or volume that is smaller is repeated to the shape that is asked for.
+A volume that is smaller is mirrored to the shape that is asked for. The peer gets `--share` of it, cut along y, and its
+time is divided by that share: kind to the peer, whose windows overlap less in a smaller volume and whose sorting takes
+more than proportional time. What is found is written after each part, so that a call that is cut short leaves ours.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import shutil
 import statistics
 import tempfile
+import time
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,7 @@ from skimage.segmentation import watershed
 
 from _pictures import mosaic
 from _timing import seconds, write_result
+from cellengine.cli.options import parse_tile
 from cellengine.engine.batch import Device, infer_files
 from cellengine.engine.journal import RUN, read_json
 from cellengine.engine.model_file import read_model_file, resolve_model
@@ -50,8 +54,9 @@ def module_of(checkpoint: Path) -> torch.nn.Module:
     return module.eval()
 
 
-def peer(path: Path, module: torch.nn.Module, spec: ModelSpec, folder: Path) -> int:
-    """The usual stack, as the documentation of its parts writes it; returns the number of objects."""
+def peer(path: Path, module: torch.nn.Module, spec: ModelSpec, folder: Path) -> dict[str, Any]:
+    """The usual stack, as the documentation of its parts writes it: objects, and seconds of each part."""
+    clock = [time.perf_counter()]
     raw = tifffile.imread(path).astype(np.float32)
     low, high = np.percentile(raw, (spec.normalize.low, spec.normalize.high)).astype(np.float32)
     scaled = (raw - low) / max(high - low, np.float32(1e-6))
@@ -59,16 +64,22 @@ def peer(path: Path, module: torch.nn.Module, spec: ModelSpec, folder: Path) -> 
         scaled = scaled.clip(*spec.normalize.clip)
     image = torch.from_numpy(np.broadcast_to(scaled, (len(spec.channels), *raw.shape)).copy())[None]
     window = tuple(min(n, 512 if raw.ndim == 2 else 96) // d * d for n, d in zip(raw.shape, spec.divisor, strict=True))
+    clock.append(time.perf_counter())
     with torch.inference_mode():
         answers = sliding_window_inference(image, window, 4, module, overlap=0.5)
+    clock.append(time.perf_counter())
     labels = decode({name: values[0, 0].numpy() for name, values in answers.items()}, spec)
+    clock.append(time.perf_counter())
     table = regionprops_table(labels, raw, properties=("label", "area", "centroid", "bbox", "intensity_mean"))
     tifffile.imwrite(folder / "labels.tif", labels.astype(np.uint32), compression="zlib")
     with (folder / "objects.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(table)
         writer.writerows(zip(*table.values(), strict=True))
-    return int(labels.max())
+    clock.append(time.perf_counter())
+    parts = ("read and scale", "network", "labels", "table and files")
+    stages = {name: b - a for name, a, b in zip(parts, clock, clock[1:], strict=False)}
+    return {"objects": int(labels.max()), "stages_s": stages, "window": window, "voxels": raw.size}
 
 
 def decode(scores: dict[str, Array], spec: ModelSpec) -> Array:
@@ -92,30 +103,38 @@ def decode(scores: dict[str, Array], spec: ModelSpec) -> Array:
     return labels
 
 
-def compare(path: Path, model: str, checkpoint: Path, runs: int) -> dict[str, Any]:
-    folder = Path(tempfile.mkdtemp())
-    spec = read_model_file(resolve_model(model)).spec
-    ours = []
-    for _ in range(runs + 1):  # the first one chooses the backend and compiles
-        out = folder / "ours"
-        ours.append(
-            seconds(lambda out=out: infer_files([str(path)], model, out, InferOptions(), Device("cpu"), restart=True))
-        )
-    record = read_json(folder / "ours" / RUN)
-    counted: list[int] = []
-    theirs = seconds(lambda: counted.append(peer(path, module_of(checkpoint), spec, folder)))
-    shutil.rmtree(folder)
+def ours(path: Path, model: str, folder: Path, runs: int) -> dict[str, Any]:
+    """`infer` as the command runs it; the first run chooses the backend and warms the caches."""
+    taken = []
+    for _ in range(runs + 1):
+        how = InferOptions(), Device("cpu")
+        taken.append(seconds(lambda how=how: infer_files([str(path)], model, folder, *how, restart=True)))
+    record = read_json(folder / RUN)
     (entry,) = record["files"].values()
     return {
-        "speed_up": theirs / statistics.median(ours[1:]),
-        "cellengine_s": ours[1:],
-        "first_run_s": ours[0],
-        "usual_stack_s": theirs,
+        "cellengine_s": taken[1:],
+        "first_run_s": taken[0],
         "session": record["session"],
         "stages_s": entry["seconds"],
-        "objects": [entry["objects"], *counted],
+        "tile": entry["tile"],
+        "objects": entry["objects"],
         "shape": entry["shape"],
     }
+
+
+def compare(name: str, paths: tuple[Path, Path], arguments: argparse.Namespace, folder: Path) -> None:
+    """Ours on the whole, then the peer on its share; the result is written after each."""
+    spec = read_model_file(resolve_model(arguments.model)).spec
+    question = "infer, file to files, against PyTorch + MONAI + scipy + scikit-image"
+    figures = ours(paths[0], arguments.model, folder / "ours", arguments.runs)
+    write_result(name, question, figures)
+    module = module_of(arguments.checkpoint)
+    found: list[dict[str, Any]] = []
+    taken = seconds(lambda: found.append(peer(paths[1], module, spec, folder)))
+    share = found[0]["voxels"] / prod(figures["shape"])
+    theirs = {"usual_stack_s": taken, "usual_stack_share": share, "usual_stack": found[0]}
+    speed_up = taken / share / statistics.median(figures["cellengine_s"])
+    write_result(name, question, {"speed_up": speed_up, **figures, **theirs})
 
 
 def repeated(path: Path, shape: tuple[int, ...]) -> Array:
@@ -127,32 +146,39 @@ def repeated(path: Path, shape: tuple[int, ...]) -> Array:
     return np.ascontiguousarray(np.pad(volume, pad, mode="symmetric")[tuple(map(slice, shape))])
 
 
+def picture(arguments: argparse.Namespace, folder: Path) -> None:
+    path = folder / "mosaic.tif"
+    tifffile.imwrite(path, mosaic(arguments.side), tile=(512, 512), compression="zlib")
+    compare("end_to_end_picture", (path, path), arguments, folder)
+
+
+def volume(arguments: argparse.Namespace, folder: Path) -> None:
+    values = repeated(arguments.volume, parse_tile("--shape", arguments.shape))
+    spec = read_model_file(resolve_model(arguments.model)).spec
+    sizes = zip("ZYX", spec.voxel_size_um or (), strict=False)
+    known = {f"PhysicalSize{axis}": size for axis, size in sizes} | {f"PhysicalSize{axis}Unit": "µm" for axis in "ZYX"}
+    whole, part = folder / "volume.ome.tif", folder / "part.tif"
+    tifffile.imwrite(whole, values, ome=True, metadata={"axes": "ZYX", **known})
+    tifffile.imwrite(part, values[:, : round(arguments.share * values.shape[1])])
+    compare("end_to_end_volume", (whole, part), arguments, folder)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--checkpoint", type=Path)
-    parser.add_argument("--model", default="nuclei")
-    parser.add_argument("--side", type=int, default=4096)
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--volume-checkpoint", type=Path)
-    parser.add_argument("--volume-model", default="cells3d")
-    parser.add_argument("--volume", type=Path)
-    parser.add_argument("--volume-shape", default="128,1024,1024")
+    kinds = parser.add_subparsers(required=True)
+    for name, function, model, runs in (("picture", picture, "nuclei", 3), ("volume", volume, "nuclei3d", 1)):
+        kind = kinds.add_parser(name)
+        kind.set_defaults(function=function)
+        kind.add_argument("--checkpoint", type=Path, required=True)
+        kind.add_argument("--model", default=model)
+        kind.add_argument("--runs", type=int, default=runs)
+    kinds.choices["picture"].add_argument("--side", type=int, default=4096)
+    kinds.choices["volume"].add_argument("--volume", type=Path, required=True)
+    kinds.choices["volume"].add_argument("--shape", default="128,1024,1024")
+    kinds.choices["volume"].add_argument("--share", type=float, default=0.25)
     arguments = parser.parse_args()
-    figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        if arguments.checkpoint:
-            picture = folder / "mosaic.tif"
-            tifffile.imwrite(picture, mosaic(arguments.side), tile=(512, 512), compression="zlib")
-            figures["picture"] = compare(picture, arguments.model, arguments.checkpoint, arguments.runs)
-        if arguments.volume_checkpoint and arguments.volume:
-            shape = tuple(map(int, arguments.volume_shape.split(",")))
-            stack = folder / "volume.ome.tif"
-            tifffile.imwrite(stack, repeated(arguments.volume, shape), ome=True, metadata={"axes": "ZYX"})
-            figures["volume"] = compare(stack, arguments.volume_model, arguments.volume_checkpoint, arguments.runs)
-    if not figures:
-        raise SystemExit("give --checkpoint, or --volume-checkpoint and --volume")
-    write_result("end_to_end", "infer, file to files, against PyTorch + MONAI + scipy + scikit-image", figures)
+        arguments.function(arguments, Path(name))
 
 
 if __name__ == "__main__":

@@ -56,10 +56,11 @@ def main() -> None:
         name = model.path.stem
         parts[f"golden {name}"] = lambda model=model: golden(model, device)
         parts[f"sessions {name}"] = lambda model=model: sessions(model, device)
-    if models:
-        parts["infer"] = lambda: end_to_end(models[0], device)
-        parts["memory by tile"] = lambda: memory_by_tile(models[0], device)
-        parts["out of memory"] = lambda: out_of_memory(models[0], device)
+    flat = [model for model in models if model.spec.task == "instances" and len(model.spec.axes) == 2]
+    for model in sorted(flat, key=lambda model: model.path.stem != "nuclei")[:1]:
+        parts["infer"] = lambda model=model: end_to_end(model, device)
+        parts["memory by tile"] = lambda model=model: memory_by_tile(model, device)
+        parts["out of memory"] = lambda model=model: out_of_memory(model, device)
     if arguments.checkpoint:
         parts["pytorch"] = lambda: pytorch(arguments.checkpoint, device)
         parts["training"] = lambda: training(arguments.checkpoint, device)

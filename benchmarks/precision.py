@@ -1,6 +1,8 @@
 """How much faster is each precision, and what does it keep? OpenVINO and onnxruntime on one tile, side by side.
 
-    python benchmarks/precision.py [--model nuclei ...] [--side 512] [--runs 9]
+    python benchmarks/precision.py [--model nuclei nuclei3d ...] [--side 512] [--runs 9]
+
+What the ratios are depends on the processor's instructions (AMX, AVX-512 BF16, VNNI), which the result names.
 
 Forms (fp16, int8) are measured where they lie beside the model; `cellengine export` makes them.
 """
@@ -14,9 +16,12 @@ from typing import Any
 
 from _timing import paired, ratio, write_result
 from cellengine.engine.backends import BACKENDS, available
+from cellengine.engine.backends.hardware import cpu_flags
 from cellengine.engine.flow import Stop, overlap
 from cellengine.engine.golden import golden_input
 from cellengine.engine.model_file import read_model_file, resolve_model
+
+INSTRUCTIONS = {"avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8"}
 
 
 def measure(name: str, side: int, runs: int) -> dict[str, Any]:
@@ -67,7 +72,8 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=512)
     parser.add_argument("--runs", type=int, default=9)
     arguments = parser.parse_args()
-    figures = {name: measure(name, arguments.side, arguments.runs) for name in arguments.model}
+    figures: dict[str, Any] = {"instructions": sorted(INSTRUCTIONS & cpu_flags())}
+    figures |= {name: measure(name, arguments.side, arguments.runs) for name in arguments.model}
     write_result("precision", "Speed of each precision on a CPU beside what it keeps", figures)
 
 

@@ -173,7 +173,7 @@ class ModelSpec:
     """memory that the network holds per voxel of a tile while it computes in fp32, for the memory plan"""
     parity: tuple[Parity, ...] = ()
     float_layers: tuple[str, ...] = ()
-    """of an fp16 or int8 file: the layers that compute in fp32 all the same"""
+    """of an fp16 or int8 file: the layers that stay in floating point"""
     metrics: dict[str, float] = field(default_factory=dict)
     training_data: str = ""
     licence: str = ""
@@ -204,10 +204,6 @@ class ModelSpec:
     def precisions(self) -> tuple[str, ...]:
         """Precisions verified on any backend, fp32 first."""
         return tuple(dict.fromkeys(p.precision for p in self.parity if p.passed))
-
-    def verified(self, backend: str, precision: str) -> bool:
-        """Whether `precision` was verified on `backend`; fp32 is what every other precision is compared with."""
-        return any(p.passed and p.backend == backend and p.precision == precision for p in self.parity)
 
     def to_json(self) -> str:
         """The text that goes into the model's metadata."""
