@@ -1,92 +1,109 @@
-"""Writes the pages of the site that follow from the program itself: commands, bundled models, benchmarks.
+"""Writes the pages and pictures of the site that follow from the program itself: commands, models, benchmarks.
 
 python scripts/generate_docs.py    (scripts/docs calls it before the site is built)
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
+import io
+import os
 import shutil
-import subprocess
-import sys
+import tempfile
+from importlib import resources
 from pathlib import Path
-from typing import Any
 
-from cellengine.cli import COMMANDS
+import numpy as np
+from docs_benchmarks import benchmarks_page
+from docs_pictures import write_pictures
+from PIL import Image
+
+from cellengine.cli import COMMANDS, main
+from cellengine.cli.demo import separate_haematoxylin
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs" / "generated"
-PROGRAM = [sys.executable, "-c", "from cellengine.cli import main; main()"]
-SHOWN = (("models",), ("info", "nuclei"))
-"""commands whose output is shown as well: those that change nothing"""
-DEEPEST = 3
-"""levels of a benchmark's figures that its table shows"""
+REFUSED = 2
+"""the exit code of a command that cannot be carried out as it was given"""
+SHOWN = (
+    ("infer", "plate", "-o", "results"),
+    ("infer", "plate", "-o", "results"),
+    ("infer", "plate", "-o", "planned", "--plan"),
+    ("infer", "gone.tif", "-o", "results"),
+    ("infer", "plate", "-o", "results", "--tile", "512"),
+    ("evaluate", "results", "truth"),
+    ("verify", "results"),
+    ("watch", "plate", "-o", "watched", "--once", "--no-page", "--settle", "500ms"),
+    ("models",),
+    ("info", "nuclei"),
+    ("info", "plate/0.png"),
+)
+"""what is run on two pictures of tissue to show what it prints, in this order; refusals with their exit code, too"""
 
 
-def main() -> None:
+def write_pages() -> None:
+    os.environ |= {"COLUMNS": "110", "TERM": "dumb", "NO_COLOR": "1"}
     shutil.rmtree(PAGES, ignore_errors=True)
     PAGES.mkdir(parents=True)
-    for name, text in (("commands", commands()), ("models", models()), ("benchmarks", benchmarks())):
+    for name, text in (("commands", commands()), ("models", models())):
         (PAGES / f"{name}.md").write_text(text, encoding="utf-8")
+    page = benchmarks_page(ROOT / "benchmarks" / "results")
+    (PAGES / "benchmarks.md").write_text(page, encoding="utf-8")
+    write_pictures(PAGES)
 
 
 def commands() -> str:
     """`--help` of every command, and what some of them print."""
-    parts = ["# Every command\n", _block("cellengine --help", _output("--help"))]
-    for name in COMMANDS:
-        parts.append(f"## {name}\n\n" + _block(f"cellengine {name} --help", _output(name, "--help")))
+    with tempfile.TemporaryDirectory() as place:
+        prepare(Path(place))
+        printed: dict[str, list[str]] = {}
         for arguments in SHOWN:
-            if arguments[0] == name:
-                parts.append(_block(f"cellengine {' '.join(arguments)}", _output(*arguments)))
+            printed.setdefault(arguments[0], []).append(_run(Path(place), *arguments))
+        parts = ["# Every command\n", _run(Path(place), "--help")]
+        for name in COMMANDS:
+            parts += [f"## {name}\n", _run(Path(place), name, "--help"), *printed.get(name, ())]
     return "\n".join(parts)
+
+
+def prepare(place: Path) -> None:
+    """Two pictures of tissue in `plate`, and in `truth` what `infer` finds in them on another day."""
+    with (resources.files("skimage") / "data" / "ihc.png").open("rb") as file:
+        tissue = separate_haematoxylin(np.asarray(Image.open(file).convert("RGB")))
+    for folder in ("plate", "truth"):
+        (place / folder).mkdir()
+    for i in range(2):
+        Image.fromarray(tissue[:, 256 * i : 256 * (i + 1)]).save(place / "plate" / f"{i}.png")
+    _run(place, "infer", "plate", "-o", "before", "--precision", "fp32")
+    for i in range(2):
+        (place / "before" / f"{i}.labels.tif").rename(place / "truth" / f"{i}.tif")
 
 
 def models() -> str:
-    """The cards of the zoo below each other."""
+    """The cards of the zoo below each other, after the list that the program prints."""
     cards = sorted((ROOT / "src" / "cellengine" / "zoo").glob("*.md"))
-    return "# Bundled models\n\n" + "\n\n".join(
-        "\n".join("#" + line if line.startswith("#") else line for line in card.read_text("utf-8").splitlines())
-        for card in cards
-    )
-
-
-def benchmarks() -> str:
-    """One section a result: question, figures, machine and versions."""
-    parts = ["# Benchmarks\n\nEach section is a program in `benchmarks/` and the JSON that it wrote, as it stands.\n"]
-    for path in sorted((ROOT / "benchmarks" / "results").glob("*.json")):
-        result: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        machine = result.pop("machine", {})
-        result.pop("versions", None)
-        question, date = result.pop("question", ""), result.pop("date", "")
-        where = ", ".join(str(machine[key]) for key in ("processor", "cores") if key in machine)
-        rows = "\n".join(f"| {name} | {value} |" for name, value in _flat(result))
-        parts.append(
-            f"## {path.stem}\n\n{question}\n\n{date}, {where} cores.\n\n| figure | value |\n|---|---|\n{rows}\n"
-        )
+    parts = ["# Bundled models\n", _run(ROOT, "models")]
+    for card in cards:
+        lines = card.read_text("utf-8").splitlines()
+        parts.append("\n".join("#" + line if line.startswith("#") else line for line in lines) + "\n")
     return "\n".join(parts)
 
 
-def _flat(figures: dict[str, Any], before: str = "", depth: int = 1) -> list[tuple[str, str]]:
-    found: list[tuple[str, str]] = []
-    for name, value in figures.items():
-        key = f"{before}{name}".replace("|", "/")
-        if isinstance(value, dict) and depth < DEEPEST:
-            found += _flat(value, f"{key}, ", depth + 1)
-        elif isinstance(value, float):
-            found.append((key, f"{value:.4g}"))
-        elif not isinstance(value, (dict, list)):
-            found.append((key, str(value).replace("|", "/")))
-    return found
-
-
-def _output(*arguments: str) -> str:
-    done = subprocess.run([*PROGRAM, *arguments], capture_output=True, text=True, check=True, cwd=ROOT)
-    return done.stdout.rstrip().replace(str(ROOT), ".")
-
-
-def _block(command: str, output: str) -> str:
-    return f"```text\n$ {command}\n{output}\n```\n"
+def _run(place: Path, *arguments: str) -> str:
+    """A command and what it prints, as a block; a refusal with its exit code."""
+    printed, told, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.chdir(place), contextlib.redirect_stdout(printed), contextlib.redirect_stderr(told):
+        try:
+            main(list(arguments))
+        except SystemExit as end:
+            code = int(end.code or 0)
+    if code not in (0, REFUSED):
+        raise SystemExit(f"cellengine {' '.join(arguments)} ended with {code}: {told.getvalue()}")
+    text = (printed.getvalue() + (told.getvalue() if code else "")).rstrip()
+    for path, short in ((place.resolve(), "."), (ROOT, "."), (Path.home(), "~")):
+        text = text.replace(str(path), short)
+    end = f"\n$ echo $?\n{code}" if code else ""
+    return f"```text\n$ cellengine {' '.join(arguments)}\n{text}{end}\n```\n"
 
 
 if __name__ == "__main__":
-    main()
+    write_pages()
