@@ -13,12 +13,12 @@ from cellengine.cli.demo import separate_haematoxylin
 from cellengine.engine.overlay import draw_plane
 from cellengine.geometry import plan_tiles
 
-PICTURE, TILE, HALO, DIVISOR = (600, 880), (320, 320), (64, 64), (32, 32)
-SHOWN_TILES = (4, 7)
+PICTURE, TILE, HALO, DIVISOR = (576, 768), (320, 320), (64, 64), (32, 32)
+SHOWN_TILES = (5, 3)
 """of the plan: one inside the picture, one at its corner"""
 CUT, TIMES = slice(196, 316), 3
 """px along both sides of the picture in which tiles meet at 256, and how much larger they are shown"""
-MARGIN = 70
+MARGIN = 80
 STYLE = (
     "text{font:15px system-ui,sans-serif;fill:#222}.core0{fill:#dbe9f6}.core1{fill:#eaf3ea}"
     ".core0,.core1{stroke:#9ab}.picture{fill:none;stroke:#222;stroke-width:2}"
@@ -51,8 +51,8 @@ def tiles() -> str:
     y, x = plan[SHOWN_TILES[0]].core.start
     drawn.append(f'<text x="{x + 8}" y="{y + 22}">core: kept</text>')
     height, width = PICTURE
-    drawn.append(f'<text x="{width - 330}" y="{height + 50}">outside, the picture is continued by reflection</text>')
-    return _svg(drawn, -MARGIN, -20, width + 2 * MARGIN + 60, height + MARGIN + 90, "Cores of tiles cover a picture")
+    drawn.append(f'<text x="{width - 300}" y="{height + 30}">outside, the picture is continued by reflection</text>')
+    return _svg(drawn, -MARGIN, -MARGIN, width + 2 * MARGIN, height + 2 * MARGIN, "Cores of tiles cover a picture")
 
 
 def blocks() -> str:
