@@ -84,7 +84,8 @@ class RoiAlign:
         first = below.long()
         index = torch.stack([first, torch.minimum(first + 1, last)], dim=-1)
         weight = torch.stack([1 - share, share], dim=-1) / SAMPLES
-        return index.unflatten(2, (size, SAMPLES)).flatten(3), weight.unflatten(2, (size, SAMPLES)).flatten(3)
+        cells = (*at.shape[:2], size, 2 * SAMPLES)
+        return index.reshape(cells), weight.reshape(cells)
 
     def _by_sampling(self, maps: Sequence[torch.Tensor], boxes: torch.Tensor, size: int) -> torch.Tensor:
         """All levels lie side by side in one map, so that one sampling serves every box.
