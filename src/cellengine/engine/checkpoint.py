@@ -6,8 +6,9 @@
         labels    the labels of blocks, what was measured of them, and what joins them
 
 A line is written when what it speaks of is in its file; the system keeps both when the process is killed. Every few
-seconds they are forced to the disk. After a power cut a line may be there without its data, or the other way round:
-checksums tell, and what does not fit is computed again.
+seconds the log and the labels are forced to the disk. Scores, larger than the picture and soon written over, are not:
+the disk would set the pace. After a power cut a line may be there without its data, or the other way round: checksums
+tell, and what does not fit is computed again.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from cellengine.io.slots import SlotFile
 Plain = dict[str, Any]
 
 SYNC_EVERY_S = 3.0
-"""most seconds of work that a power cut may cost"""
+"""most seconds of labelling that a power cut may cost, and the scores of a layer of tiles"""
 CACHE_PART = 16
 """one part in so many of a run's memory keeps labels that were read last, when the network needs none any more"""
 
@@ -142,7 +143,6 @@ class Checkpoint:
 
     def _sync(self) -> None:
         self._synced = time.monotonic()
-        self.scores.flush()
         self.labels.flush()
         with writing(self.folder):
             os.fdatasync(self._log.fileno())

@@ -60,11 +60,6 @@ class SlotFile:
             planes = np.frombuffer(data, np.uint16).reshape(last - first, *box.shape[1:])
             values[...] = planes[(slice(None), *rest)]
 
-    def flush(self) -> None:
-        """Wait until all is on disk."""
-        with writing(self.path):
-            os.fdatasync(self._file.fileno())
-
     def close(self) -> None:
         """Close the file."""
         self._file.close()
