@@ -127,7 +127,9 @@ def label(volume: Path, model: Path, output: Path, max_ram: str) -> dict[str, An
         seconds = earlier["seconds"] + time.perf_counter() - begun
         if highest > peak or seconds > 30:
             peak = highest
-            kept.write_text(json.dumps({"seconds": seconds, "peak": peak, "processes": earlier["processes"] + 1}))
+            partial = kept.with_suffix(".partial")
+            partial.write_text(json.dumps({"seconds": seconds, "peak": peak, "processes": earlier["processes"] + 1}))
+            partial.replace(kept)
     if child.returncode:
         raise SystemExit(f"infer ended with {child.returncode}")
     run = json.loads((output / "run.json").read_text())
