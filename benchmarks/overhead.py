@@ -5,7 +5,7 @@ ratio to one that is open and warm stands beside it.
 
 python benchmarks/overhead.py [--side 4096] [--runs 5]                  # a picture, the bundled model
 python benchmarks/overhead.py --volume 96,256,256 [--runs 3]            # a volume, a network of nuclei3d's size
-python benchmarks/overhead.py --volume 96,256,256 --max-ram 600MB       # the same in blocks
+python benchmarks/overhead.py --volume 128,512,512 --max-ram 1GB --runs 1    # in blocks
 """
 
 from __future__ import annotations
