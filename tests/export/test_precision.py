@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+import openvino
 import pytest
 import tifffile
 from onnx import TensorProto, helper, numpy_helper
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 
 from cellengine.engine.backends import available, hardware, open_session
 from cellengine.engine.golden import check_golden
@@ -21,11 +22,14 @@ from cellengine.engine.infer import infer_array
 from cellengine.engine.model_file import read_model_file
 from cellengine.errors import DeviceError, ModelError, UsageError
 from cellengine.export.checkpoint import export_checkpoint, export_file
+from cellengine.export.graph import to_onnx
 from cellengine.export.half import to_half
 from cellengine.export.layers import find_layers, name_nodes
 from cellengine.export.precision import windows
 from cellengine.export.quantise import find_int8, measure_ranges, quantise
 from cellengine.metrics import evaluate_instances
+from cellengine.models import build
+from tests.models.test_families import FAMILIES, spec_of
 from tests.synthetic import draw_cells, write_annotated
 
 Array = np.ndarray[Any, Any]
@@ -203,6 +207,22 @@ def test_ranges_are_those_of_the_pictures(detector: onnx.ModelProto) -> None:
     assert ranges["image"] == (min(float(p.min()) for p in pictures), max(float(p.max()) for p in pictures))
     assert ranges["b"][0] == 0
     assert ranges["b"][1] == pytest.approx(ranges["a"][1])
+
+
+def test_volumes_compute_in_int8(tmp_path: Path) -> None:
+    """A 3D network in both runtimes: layers, poolings and joins of three axes have int8 kernels, too."""
+    config, task = FAMILIES["unet-3d"]
+    torch.manual_seed(1)
+    proto = name_nodes(to_onnx(build(config).eval(), spec_of(config, task)))
+    random = np.random.default_rng(0)
+    pictures = [random.random((1, 1, 16, 32, 32), dtype=np.float32) for _ in range(2)]
+    (exact,) = run(proto, pictures[0])
+    low = quantise(proto, measure_ranges(proto, pictures))
+    assert sum(node.op_type == "DequantizeLinear" for node in low.graph.node) > 20
+    (found,) = run(low, pictures[0])
+    compiled = openvino.Core().compile_model(openvino.Core().read_model(low.SerializeToString()), "CPU")
+    for answer in (found, compiled(pictures[0])[0]):
+        assert 0 < np.abs(answer - exact).max() < 0.1
 
 
 def test_windows_fit_the_network() -> None:
