@@ -88,7 +88,7 @@ def _objects(
     pictures = scenes(source, session.spec, options)
     plans = [plan_picture(scene.seen.shape, session, options) for scene in pictures]
     _check_memory(source, pictures, plans, session, ram_limit(options))
-    progress.begin(source.name, sum(len(plan.tiles) for plan in plans))
+    progress.begin(source.name, sum(len(plan.grid) for plan in plans))
     cells = None if then is None else CellClassifier(source, then, session.spec, options, stop)
     labels = np.zeros((len(pictures), *pictures[0].shape), np.uint32)
     tables: list[Table] = []
@@ -156,7 +156,7 @@ def _predict(
         return detect(scene, session, plan, intensities.scale, stop, progress.advance)
     if intensities.constant:
         # nothing to see: no network needs to be asked, whatever it was trained on
-        progress.advance(len(plan.tiles))
+        progress.advance(len(plan.grid))
         if detects:
             return join_detected([])
         return {o.name: np.zeros((o.channels, *plan.shape), np.uint16) for o in session.spec.outputs}

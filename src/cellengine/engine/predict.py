@@ -109,7 +109,7 @@ def check_numbers(outputs: dict[str, Array], tiles: Sequence[Tile], scene: Scene
 
 def tile_batches(plan: Plan) -> Iterator[list[Tile]]:
     """The tiles of a plan in raster order, as many at a time as the network gets in one call."""
-    tiles = iter(plan.tiles)
+    tiles = map(plan.tile_at, range(len(plan.grid)))
     while batch := list(islice(tiles, plan.batch)):
         yield batch
 

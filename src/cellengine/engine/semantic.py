@@ -91,8 +91,8 @@ def map_classes(
             job = _Direct(scene, axes, sink, areas[index], window if index == middle else None, Lock(), clock)
         else:
             job = _Kept(scene, plan, checkpoint, index, len(spec.classes))
-        batches = [batch for batch in tile_batches(plan) if not job.holds(batch)]
-        missing = sum(map(len, batches))
+        batches = (batch for batch in tile_batches(plan) if not job.holds(batch))
+        missing = sum(len(batch) for batch in tile_batches(plan) if not job.holds(batch))
         restored += len(plan.grid) - missing
         progress.advance(len(plan.grid) - missing)
         with clock("network"):
