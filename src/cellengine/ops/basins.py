@@ -12,7 +12,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from cellengine.ops.domes import find_domes, sort_descending
-from cellengine.ops.flood import FREE, flood
+from cellengine.ops.flood import FREE, flood, offsets_of
 from cellengine.ops.lists import lengthened
 from cellengine.ops.smooth import smooth_box
 
@@ -31,7 +31,7 @@ def split_components(
     taps_z: NDArray[np.float32],
     taps_y: NDArray[np.float32],
     taps_x: NDArray[np.float32],
-    steps: NDArray[np.int64],
+    steps: tuple[tuple[int, int, int], ...],
     h: NDArray[np.float32],
     min_size: int,
     labels: NDArray[np.uint32],
@@ -46,7 +46,6 @@ def split_components(
     total = 0
     height, width = distance.shape[1], distance.shape[2]
     pad_z = 1 if distance.shape[0] > 1 else 0
-    offsets = np.empty(len(steps), np.uint64)
     for c in range(begin, end):
         z0, y0, x0, z1, y1, x1 = box[c]
         runs = order[first[c] : first[c + 1]]
@@ -68,8 +67,7 @@ def split_components(
                 values[base + x] = source[z, y, x]
                 voxels[n] = base + x
                 n += 1
-        for k in range(len(steps)):
-            offsets[k] = np.uint64((steps[k, 0] * high + steps[k, 1]) * wide + steps[k, 2])
+        offsets = offsets_of(steps, high, wide)
         if total + size // 4 + 16 > firsts.size:
             firsts = lengthened(firsts, total, 2 * firsts.size + size)
         if _has_one_top(values, voxels, offsets):
@@ -125,7 +123,7 @@ def _has_one_top(values: NDArray[np.float32], voxels: NDArray[np.uint32], offset
 def _flood_basins(
     values: NDArray[np.float32],
     voxels: NDArray[np.uint32],
-    steps: NDArray[np.int64],
+    steps: tuple[tuple[int, int, int], ...],
     offsets: NDArray[np.uint64],
     deep: int,
     high: int,
@@ -155,7 +153,7 @@ def _flood_basins(
     if basins == 1:
         return 1, work
     queue, tails = np.empty(n, np.uint32), np.empty_like(starts)
-    flood(work, seeds[:basins], seed_levels[:basins], starts, tails, queue, steps, offsets, deep, high, wide)
+    flood(work, seeds[:basins], seed_levels[:basins], starts, tails, queue, steps, deep, high, wide)
     return basins, work
 
 

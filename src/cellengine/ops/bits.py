@@ -13,10 +13,10 @@ WORD = 64
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def add_places(bits: np.uint64, at: int, places: NDArray[np.int32], count: int) -> int:
-    """Write `at` + k for each bit k that is set, in order, behind the first `count` of `places`; how many there are now.
+    """Write `at` + k for each bit k that is set, in order, behind the first `count` of `places`; their number now.
 
-    `places` needs room for four entries beyond its last. Four are written whatever there is: a processor foretells badly how many there
-    are among few, and each wrong guess costs 20 cycles.
+    `places` needs room for four entries beyond its last. Four are written whatever there is: a processor foretells
+    badly how many there are among few, and each wrong guess costs 20 cycles.
     """
     one = np.uint64(1)
     place = np.uint64(count)

@@ -18,7 +18,7 @@ from cellengine.ops.basins import paint, split_components
 from cellengine.ops.graph import merge_regions
 from cellengine.ops.holes import fill_small_holes
 from cellengine.ops.labels import grow, highest_channel, relabel, remove_small
-from cellengine.ops.neighbours import check_connectivity, steps_within
+from cellengine.ops.neighbours import check_connectivity, listed, steps_within
 from cellengine.ops.radii import inscribed_radii
 from cellengine.ops.runs import Components, connect, find_runs
 from cellengine.ops.seeds import local_maxima_seeds
@@ -66,7 +66,7 @@ def distance_watershed(
     source = np.ascontiguousarray(distance, np.float32).reshape(runs.shape)
     labels = np.zeros(foreground.size, np.uint32)
     taps = kernels(smoothing_px, foreground.ndim)
-    steps = steps_within(connectivity, foreground.shape)
+    steps = listed(steps_within(connectivity, foreground.shape))
     groups = pieces.groups(_GROUP)
     heights = np.full(pieces.count, h, np.float32)
     if h_per_px > 0:

@@ -18,7 +18,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from cellengine.ops.machine import prefetch
+from cellengine.ops.machine import prefetch, trailing_zeros
 
 FREE = np.uint32(0x80000000)
 """flag of a voxel that waits; the lower 31 bits are its level"""
@@ -43,6 +43,44 @@ def prefetch_around(work: NDArray[np.uint32], voxel: np.uint64, row: np.uint64, 
             prefetch(work, voxel + plane)
 
 
+@njit(nogil=True, cache=True, error_model="numpy", forceinline=True)
+def free_neighbours(
+    work: NDArray[np.uint32],
+    voxel: np.uint64,
+    steps: tuple[tuple[int, int, int], ...],
+    offsets: NDArray[np.uint64],
+    depth: int,
+    height: int,
+    width: int,
+) -> np.uint64:
+    """Bits: which neighbours of `voxel` wait to be flooded. All are read before anything depends on what they are."""
+    row = np.uint64(width)
+    line = voxel // row
+    x = voxel - line * row
+    z = np.uint64(0) if depth == 1 else line // np.uint64(height)
+    y = line - z * np.uint64(height)
+    last_x, last_y, last_z = np.uint64(width - 1), np.uint64(height - 1), np.uint64(max(depth - 1, 0))
+    bits = np.uint64(0)
+    if x > 0 and x < last_x and y > 0 and y < last_y and (depth == 1 or (z > 0 and z < last_z)):
+        for k in range(len(steps)):
+            bits |= np.uint64(work[voxel + offsets[k]] >> np.uint32(31)) << np.uint64(k)
+        return bits
+    for k, (dz, dy, dx) in enumerate(steps):
+        nz, ny, nx = np.int64(z) + dz, np.int64(y) + dy, np.int64(x) + dx
+        if 0 <= nx < width and 0 <= ny < height and 0 <= nz < depth:
+            bits |= np.uint64(work[voxel + offsets[k]] >> np.uint32(31)) << np.uint64(k)
+    return bits
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def offsets_of(steps: tuple[tuple[int, int, int], ...], height: int, width: int) -> NDArray[np.uint64]:
+    """The steps as offsets into a flat C array; unsigned, adding wraps around to the right place."""
+    offsets = np.empty(len(steps), np.uint64)
+    for k, (dz, dy, dx) in enumerate(steps):
+        offsets[k] = np.uint64((dz * height + dy) * width + dx)
+    return offsets
+
+
 @njit(nogil=True, cache=True, error_model="numpy")
 def flood(
     work: NDArray[np.uint32],
@@ -51,8 +89,7 @@ def flood(
     starts: NDArray[Any],
     tails: NDArray[Any],
     queue: NDArray[Any],
-    steps: NDArray[np.int64],
-    offsets: NDArray[np.uint64],
+    steps: tuple[tuple[int, int, int], ...],
     depth: int,
     height: int,
     width: int,
@@ -62,14 +99,14 @@ def flood(
     seeds, seed_levels: positions and levels of the seeds, in raster order within each level; labels stand in `work`.
     starts: first place of each level in `queue`, so that each level has room for just its voxels and seeds.
     tails, queue: scratch, as long as `starts` and as the number of voxels and seeds; of one dtype with `seeds`.
+    steps: to the neighbours, z y x; a tuple, so that the compiler knows how many there are.
     """
     one = np.uint64(1)
     size, room = np.uint64(work.size), np.uint64(queue.size)
     row = np.uint64(width)
     plane = np.uint64(height * width)
-    last_x, last_y, last_z = np.uint64(width - 1), np.uint64(height - 1), np.uint64(max(depth - 1, 0))
     flat = depth == 1
-    neighbours = offsets.size
+    offsets = offsets_of(steps, height, width)
     for k in range(starts.size):
         tails[k] = starts[k]
     for i in range(seeds.size):
@@ -89,22 +126,12 @@ def flood(
             head = np.uint64(0) if head + one == end else head + one
             waiting -= one
             label = work[voxel]
-            line = voxel // row
-            x = voxel - line * row
-            z = np.uint64(0) if flat else line // np.uint64(height)
-            y = line - z * np.uint64(height)
-            inside = x > 0 and x < last_x and y > 0 and y < last_y and (flat or (z > 0 and z < last_z))
-            for i in range(neighbours):
-                if not inside:
-                    nx, ny, nz = np.int64(x) + steps[i, 2], np.int64(y) + steps[i, 1], np.int64(z) + steps[i, 0]
-                    if nx < 0 or nx >= width or ny < 0 or ny >= height or nz < 0 or nz >= depth:
-                        continue
-                other = voxel + offsets[i]
-                state = work[other]
-                if state < FREE:
-                    continue
+            bits = free_neighbours(work, voxel, steps, offsets, depth, height, width)
+            while bits != 0:
+                other = voxel + offsets[trailing_zeros(bits)]
+                bits &= bits - one
+                state = work[other] ^ FREE
                 work[other] = label
-                state ^= FREE
                 if state > level:
                     place = np.uint64(tails[state])
                     queue[place] = other

@@ -2,9 +2,6 @@
 
 Where `flood` has one queue a level, this has one a bin: what waits in the bin in work is a sorted run, a heap of what
 was reached since, and a ring of what lies at or below the flood. O(voxels) on smooth relief, O(voxels * log) at worst.
-
-The visit of a voxel is written out here and in `flood`: it changes most of the loop's own variables, and a function
-that both share would take and return a dozen of them.
 """
 
 from __future__ import annotations
@@ -15,8 +12,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from cellengine.ops.flood import FREE, prefetch_around
+from cellengine.ops.flood import FREE, free_neighbours, offsets_of, prefetch_around
 from cellengine.ops.lists import lengthened
+from cellengine.ops.machine import trailing_zeros
 from cellengine.ops.order import ordered_key, radix_sort
 
 
@@ -56,8 +54,7 @@ def flood_floats(
     starts: NDArray[np.uint32],
     tails: NDArray[np.uint32],
     queue: NDArray[np.uint32],
-    steps: NDArray[np.int64],
-    offsets: NDArray[np.uint64],
+    steps: tuple[tuple[int, int, int], ...],
     depth: int,
     height: int,
     width: int,
@@ -70,9 +67,8 @@ def flood_floats(
     """
     one = np.uint64(1)
     row, plane = np.uint64(width), np.uint64(height * width)
-    last_x, last_y, last_z = np.uint64(width - 1), np.uint64(height - 1), np.uint64(max(depth - 1, 0))
     flat = depth == 1
-    neighbours = offsets.size
+    offsets = offsets_of(steps, height, width)
     for k in range(starts.size):
         tails[k] = starts[k]
     for i in range(seeds.size):
@@ -118,26 +114,16 @@ def flood_floats(
                 in_ring -= one
             else:
                 break
-            if heap_count + neighbours > heap.size:
+            if heap_count + offsets.size > heap.size:
                 heap_voxels = lengthened(heap_voxels, heap_count, 2 * heap.size)
                 heap = lengthened(heap, heap_count, 2 * heap.size)
             label = work[voxel]
-            line = voxel // row
-            x = voxel - line * row
-            z = np.uint64(0) if flat else line // np.uint64(height)
-            y = line - z * np.uint64(height)
-            inside = x > 0 and x < last_x and y > 0 and y < last_y and (flat or (z > 0 and z < last_z))
-            for i in range(neighbours):
-                if not inside:
-                    nx, ny, nz = np.int64(x) + steps[i, 2], np.int64(y) + steps[i, 1], np.int64(z) + steps[i, 0]
-                    if nx < 0 or nx >= width or ny < 0 or ny >= height or nz < 0 or nz >= depth:
-                        continue
-                other = voxel + offsets[i]
-                state = work[other]
-                if state < FREE:
-                    continue
+            bits = free_neighbours(work, voxel, steps, offsets, depth, height, width)
+            while bits != 0:
+                other = voxel + offsets[trailing_zeros(bits)]
+                bits &= bits - one
+                state = work[other] ^ FREE
                 work[other] = label
-                state ^= FREE
                 if state > bin_now:
                     place = np.uint64(tails[state])
                     queue[place] = other

@@ -44,6 +44,11 @@ def steps_within(connectivity: int, shape: tuple[int, ...]) -> NDArray[np.int64]
     return steps[steps[:, 0] == 0] if volume_shape(shape)[0] == 1 else steps
 
 
+def listed(steps: NDArray[np.int64]) -> tuple[tuple[int, int, int], ...]:
+    """The steps as tuples: compiled code that takes them is made for their number, which is in the type."""
+    return tuple((int(z), int(y), int(x)) for z, y, x in steps)
+
+
 def flat_offsets(steps: NDArray[np.int64], shape: tuple[int, int, int]) -> NDArray[np.uint64]:
     """The steps as offsets into a flat C array of `shape`; unsigned, adding wraps around to the right place."""
     return (steps @ np.array([shape[1] * shape[2], shape[2], 1], np.int64)).astype(np.uint64)

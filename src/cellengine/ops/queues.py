@@ -33,19 +33,21 @@ def prepare_levels(
     like: NDArray[Any],
 ) -> tuple[bool, NDArray[Any], NDArray[np.uint32], NDArray[Any], int]:
     """Write the components begin ... end into `work`; their seeds, the buckets of the queue and its length."""
-    lowest, highest, size, seed_count = np.int64(65535), np.int64(0), np.int64(0), 0
+    low, high = relief.dtype.type(0xFFFF), relief.dtype.type(0)
+    seed_count, largest = 0, np.uint32(0)
     seeded = np.zeros(end - begin, np.bool_)
     for c in range(begin, end):
+        before = seed_count
         for k in range(first[c], first[c + 1]):
             base = np.int64(row[order[k]]) * width
-            for i in range(base + start[order[k]], base + stop[order[k]]):
-                lowest = min(lowest, np.int64(relief[i]))
-                highest = max(highest, np.int64(relief[i]))
-                if labels[i] != 0:
-                    seeded[c - begin] = True
-                    seed_count += 1
-                    if labels[i] >= np.uint32(LARGEST_LABEL):
-                        return False, like[:0].copy(), work[:0].copy(), like[:0].copy(), 0
+            for i in range(np.uint64(base + start[order[k]]), np.uint64(base + stop[order[k]])):
+                low, high = min(low, relief[i]), max(high, relief[i])
+                largest = max(largest, labels[i])
+                seed_count += labels[i] != 0
+        seeded[c - begin] = seed_count > before
+    if largest >= np.uint32(LARGEST_LABEL):
+        return False, like[:0].copy(), work[:0].copy(), like[:0].copy(), 0
+    lowest, highest, size = np.int64(low), np.int64(high), np.int64(0)
     if seed_count == 0:
         return True, like[:0].copy(), work[:0].copy(), like[:0].copy(), 0
     starts = np.zeros(highest - lowest + 1, like.dtype)

@@ -15,7 +15,7 @@ from scipy import ndimage
 from cellengine.errors import InputError, ResourceError, UsageError
 from cellengine.ops.flood import LARGEST_LABEL, flood, flood_with_lines
 from cellengine.ops.flood_floats import flood_floats
-from cellengine.ops.neighbours import check_connectivity, flat_offsets, steps_within, volume_shape
+from cellengine.ops.neighbours import check_connectivity, listed, steps_within, volume_shape
 from cellengine.ops.queues import prepare_bins, prepare_levels, prepare_ranks
 from cellengine.ops.runs import Runs, connect, find_runs
 from cellengine.ops.threads import run_threads
@@ -76,7 +76,7 @@ def watershed(
         )
     shape = volume_shape(image.shape)
     steps = steps_within(connectivity, image.shape)
-    offsets = flat_offsets(steps, shape)
+    listed_steps = listed(steps)
     work = np.zeros(image.size, np.uint32)
     index = np.uint32 if image.size < 1 << 32 else np.uint64
 
@@ -96,9 +96,9 @@ def watershed(
         if watershed_line:
             flood_with_lines(work, seeds, levels, starts, tails, queue, steps, *shape)
         elif not narrow:
-            flood_floats(relief, work, seeds, levels, starts, tails, queue, steps, offsets, *shape)
+            flood_floats(relief, work, seeds, levels, starts, tails, queue, listed_steps, *shape)
         else:
-            flood(work, seeds, levels, starts, tails, queue, steps, offsets, *shape)
+            flood(work, seeds, levels, starts, tails, queue, listed_steps, *shape)
 
     # lines take a byte a voxel of the whole image for each flood: one flood for all
     run_threads(flood_group, components.groups(image.size if watershed_line else _GROUP), workers)
