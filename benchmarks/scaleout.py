@@ -3,7 +3,7 @@
 A mosaic of real nuclei, labelled in blocks with the bundled model: by one process of one thread, by one worker and by
 two. Whole commands are timed, from the start of the program to its end.
 
-python benchmarks/scaleout.py [--side 8192] [--workers 1,2] [--max-ram 1600MB]
+python benchmarks/scaleout.py [--side 8192] [--workers 1,2] [--max-ram 12GB]
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--side", type=int, default=8192)
     parser.add_argument("--workers", default="1,2")
-    parser.add_argument("--max-ram", default="1600MB")
+    parser.add_argument("--max-ram", default="12GB")
     given = parser.parse_args()
     runs = {"one process": ()} | {f"local:{n}": ("--dask", f"local:{n}") for n in given.workers.split(",")}
     figures: dict[str, Any] = {"side": given.side}
