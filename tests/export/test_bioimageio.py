@@ -11,12 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+torch = pytest.importorskip("torch")
+
 from cellengine.engine.backends import open_session
+from cellengine.engine.golden import golden_input, golden_tile, make_golden
 from cellengine.engine.model_file import read_model_file
 from cellengine.errors import UsageError
 from cellengine.export.bioimageio import write_package
+from cellengine.export.graph import to_onnx, with_metadata
+from cellengine.models import build
+from cellengine.models.session import TorchSession
 from cellengine.spec import Normalize
 from tests.engine.conftest import small_spec, write_tiny_model
+from tests.models.test_families import FAMILIES, spec_of
 
 NORMALIZATIONS = [
     Normalize("percentile", 1.0, 99.8, clip=(-0.5, 2.0)),
@@ -40,6 +47,24 @@ def test_the_zoo_library_runs_the_package(tmp_path: Path, normalize: Normalize, 
         },
     )
     model = write_tiny_model(tmp_path / "tiny.onnx", spec)
+    write_package(read_model_file(model), tmp_path / "tiny.zip")
+    summary = core.test_model(tmp_path / "tiny.zip", weight_format="onnx")
+    assert summary.status == "passed", summary.display()
+
+
+@pytest.mark.parametrize("name", ["unet-2d", "unet-3d", "fcn-8s", "hourglass", "vgg", "resnet"])
+def test_every_family_that_can_be_described_passes(tmp_path: Path, name: str) -> None:
+    """Real networks, exported as `cellengine export` does; a detector is refused below."""
+    core = pytest.importorskip("bioimageio.core", reason="validates packages: pip install bioimageio.core")
+    config, task = FAMILIES[name]
+    torch.manual_seed(0)
+    module = build(config).eval()
+    spec = spec_of(config, task)
+    channels, tile = len(spec.channels), spec.tile if task == "classification" else golden_tile(spec.divisor)
+    with TorchSession(module, spec) as session:
+        golden = make_golden(session.run(golden_input(channels, tile)), channels, tile)
+    model = tmp_path / "tiny.onnx"
+    model.write_bytes(with_metadata(to_onnx(module, spec), spec, golden))
     write_package(read_model_file(model), tmp_path / "tiny.zip")
     summary = core.test_model(tmp_path / "tiny.zip", weight_format="onnx")
     assert summary.status == "passed", summary.display()
