@@ -30,4 +30,4 @@ def add_places(bits: np.uint64, at: int, places: NDArray[np.int32], count: int) 
             places[place] = np.int64(at) + np.int64(trailing_zeros(bits))
             bits &= bits - one
             place += one
-    return np.int64(end)
+    return int(np.int64(end))
