@@ -155,7 +155,8 @@ def _int8(
         return _write(parent, graph, "int8", float_layers, path, check, echo)
 
     float_layers = find_int8(proto, calibration, passes)
-    echo(f"int8: in floating point stay {', '.join(float_layers)}; calibrated on {len(calibration)} windows of pictures")
+    names = ", ".join(float_layers)
+    echo(f"int8: in floating point stay {names}; calibrated on {len(calibration)} windows of pictures")
 
 
 def _write(
