@@ -20,6 +20,7 @@ from cellengine.engine.batch import Device, infer_files
 from cellengine.engine.classify import check_classifier, cut_crop
 from cellengine.engine.infer import infer_source
 from cellengine.engine.options import InferOptions
+from cellengine.engine.overlay import CLASS_COLOURS
 from cellengine.engine.scene import scenes
 from cellengine.engine.session import Session
 from cellengine.engine.verify import verify_output
@@ -198,7 +199,7 @@ def test_one_bad_crop_does_not_spoil_the_others(models: Path, tmp_path: Path) ->
 def test_in_blocks_the_table_is_the_same(models: Path, tmp_path: Path) -> None:
     image, centres = two_kinds((300, 400))
     tifffile.imwrite(tmp_path / "cells.tif", image)
-    tables, records = {}, {}
+    tables, records, overlays = {}, {}, {}
     for name, ram in (("whole", None), ("blocks", 2_500_000)):
         options = InferOptions(max_ram=ram, tile=(32,))
         infer_files(
@@ -210,9 +211,14 @@ def test_in_blocks_the_table_is_the_same(models: Path, tmp_path: Path) -> None:
         assert run["then"]["name"] == "levels"
         assert run["session"]["then"]["backend"] == "onnxruntime"
         tables[name] = (tmp_path / name / "cells.objects.csv").read_bytes()
+        overlays[name] = np.array(Image.open(tmp_path / name / "cells.overlay.png"))
     assert records["blocks"]["blocks"] > 1
     assert tables["whole"] == tables["blocks"]
     assert records["whole"]["classes"] == records["blocks"]["classes"]
+    np.testing.assert_array_equal(overlays["whole"], overlays["blocks"])
+    outlines = overlays["whole"][np.ptp(overlays["whole"].astype(int), axis=-1) > 0]
+    shown = {tuple(colour) for colour in np.unique(outlines, axis=0).tolist()}
+    assert shown == {tuple(CLASS_COLOURS[i].tolist()) for i in (1, 2)}  # middle and bright
     assert sum(entry["objects"] for entry in records["whole"]["classes"].values()) == len(centres)
 
 

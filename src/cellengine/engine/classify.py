@@ -128,6 +128,12 @@ def _pictures(source: ImageSource, then: ModelSpec, model: ModelSpec, options: I
     return scenes(source, then, options)
 
 
+def classes_of_objects(model: ModelSpec, then: Session | None) -> tuple[str, ...]:
+    """The classes that tell objects apart in the column `class`; none where there is just one."""
+    classes = model.classes if then is None else then.spec.classes
+    return classes if len(classes) > 1 and (then is not None or model.task == "detection") else ()
+
+
 class CellClassifier:
     """Gives the objects of one source their classes, as the rows of their table come, and counts them."""
 
@@ -139,6 +145,11 @@ class CellClassifier:
         self._session, self._options, self._stop = session, options, stop
         self._pictures = _pictures(source, session.spec, model, options)
         self._counts: Counter[str] = Counter()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Their names, in the order of the classifier."""
+        return self._session.spec.classes
 
     def classify(self, picture: int, rows: Table) -> Table:
         """The rows of objects in picture number `picture`, with `class` and `score`, its probability.

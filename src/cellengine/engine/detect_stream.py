@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from cellengine.engine.checkpoint import Checkpoint
-from cellengine.engine.classify import CellClassifier
+from cellengine.engine.classify import CellClassifier, classes_of_objects
 from cellengine.engine.detect import KeptWindows, detect
 from cellengine.engine.flow import Stop, overlap
 from cellengine.engine.measured import measure_once
@@ -69,6 +69,7 @@ def stream_detected(
     plan = plan_picture(pictures[0].seen.shape, session, options).thawed(checkpoint.plan)
     progress.begin(source.name, len(pictures) * len(plan.grid))
     cells = None if then is None else CellClassifier(source, then, spec, options, stop)
+    classes = classes_of_objects(spec, then)
     axes, shape = label_axes(source, options)
     path = labels_path(stem, 4 * prod(shape), options, is_zarr=is_zarr)
     table_path, overlay_path = (stem.with_name(stem.name + end) for end in (".objects.csv", ".overlay.png"))
@@ -111,6 +112,8 @@ def stream_detected(
                 table = table or held.enter_context(TableWriter(table_path, list(rows)))
                 table.append(rows)
                 if index == len(pictures) // 2:
+                    if classes:
+                        window.tell(rows["label"], rows["class"], classes)
                     write_png(overlay_path, window.draw(scene))
     run = describe_run(source, [plan] * len(pictures), objects, unfit, clock, time.perf_counter() - begun)
     run |= {"pieces": len(pictures) * len(pieces), "tiles_from_earlier_runs": restored}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cellengine.engine.checkpoint import CACHE_PART, holds_checkpoint, open_checkpoint, scratch_folder
+from cellengine.engine.classify import classes_of_objects
 from cellengine.engine.detect_stream import stream_detected
 from cellengine.engine.flow import Stop
 from cellengine.engine.forecast import Forecast, check_disk, forecast
@@ -155,7 +156,11 @@ class _Road:
     def _in_memory(self, source: ImageSource, stem: Path) -> tuple[Plain, list[str]]:
         result = infer_source(source, self.session, self.options, self.stop, self.progress, self.then)
         begun = time.perf_counter()
-        written = write_outputs(stem, source, result, self.options, is_zarr=self.job.path.is_dir())
+        how: Plain = {
+            "is_zarr": self.job.path.is_dir(),
+            "classes": classes_of_objects(self.session.spec, self.then),
+        }
+        written = write_outputs(stem, source, result, self.options, **how)
         found = result.run
         found["seconds"]["write"] = round(time.perf_counter() - begun, 4)
         found["seconds"]["total"] = round(found["seconds"]["total"] + found["seconds"]["write"], 4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from math import prod
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 from cellengine.engine.checkpoint import Checkpoint
 from cellengine.engine.flow import Stop
 from cellengine.engine.options import InferOptions
-from cellengine.engine.overlay import draw_overlay
+from cellengine.engine.overlay import classes_by_label, draw_overlay
 from cellengine.engine.run import Progress, Result, label_axes
 from cellengine.engine.semantic import map_classes
 from cellengine.engine.session import Session
@@ -27,8 +28,19 @@ LARGEST_TIFF_BYTES = 2 << 30
 """labels above this go to OME-Zarr, which any program can open in part"""
 
 
-def write_outputs(stem: Path, source: ImageSource, result: Result, options: InferOptions, is_zarr: bool) -> list[str]:
-    """Write `<stem>.labels.*`, `<stem>.objects.csv` and `<stem>.overlay.png` side by side; return their names."""
+def write_outputs(
+    stem: Path,
+    source: ImageSource,
+    result: Result,
+    options: InferOptions,
+    *,
+    is_zarr: bool,
+    classes: Sequence[str] = (),
+) -> list[str]:
+    """Write `<stem>.labels.*`, `<stem>.objects.csv` and `<stem>.overlay.png` side by side; return their names.
+
+    The overlay has a colour for each of `classes`, or where there are none tells neighbours apart.
+    """
     labels = labels_path(stem, result.labels.nbytes, options, is_zarr=is_zarr)
     table = stem.with_name(stem.name + ".objects.csv")
     overlay = stem.with_name(stem.name + ".overlay.png")
@@ -40,7 +52,9 @@ def write_outputs(stem: Path, source: ImageSource, result: Result, options: Infe
             sink.write(Region.whole(result.labels.shape), result.labels)
 
     def write_overlay() -> None:
-        write_png(overlay, draw_overlay(*result.shown))
+        found = result.objects
+        class_of = classes_by_label(found["label"], found["class"], classes) if classes else None
+        write_png(overlay, draw_overlay(*result.shown, class_of))
 
     tasks = (write_labels, lambda: write_table(table, result.objects), write_overlay)
     with ThreadPoolExecutor(len(tasks), thread_name_prefix="write") as pool:

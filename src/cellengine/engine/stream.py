@@ -180,21 +180,23 @@ class _Work:
         with self.clock("write"), ExitStack() as held:
             sink = held.enter_context(create_sink(path, shape, axes, self.source.voxel_size_um))
             table: TableWriter | None = None
+            middle = len(labelled) // 2
+            window = Window.central(labelled[middle].scene.shape)
+            window.take(window.region, labelled[middle].labels(window.region))
             for index, picture in enumerate(labelled):
                 for rows in picture.rows():
                     self.stop.check()
                     if cells is not None:
                         rows = cells.classify(index, rows)
+                        if index == middle:
+                            window.tell(rows["label"], rows["class"], cells.classes)
                     table = table or held.enter_context(TableWriter(table_path, list(rows)))
                     table.append(rows)
             regions = Cells.of_chunks(shape, sink.chunks, self.how.piece)
             assemble = Assembly(axes, labelled).labels
             for region, labels in zip(regions, overlap(assemble, regions, self.how.threads, self.stop), strict=True):
                 sink.write(region, labels)
-            middle = labelled[len(labelled) // 2]
-            window = Window.central(middle.scene.shape)
-            window.take(window.region, middle.labels(window.region))
-            write_png(overlay_path, window.draw(middle.scene))
+            write_png(overlay_path, window.draw(labelled[middle].scene))
         return sum(picture.count for picture in labelled), [p.name for p in (path, table_path, overlay_path)]
 
     def _join(self, pictures: Sequence[Scene]) -> list[LabelledPicture]:
