@@ -118,3 +118,17 @@ def test_wrong_shapes_are_named() -> None:
         ObjectStatistics((3, 3)).add(np.zeros((1, 3, 3), int))
     with pytest.raises(UsageError, match="merged"):
         ObjectStatistics((3, 3)).merge(ObjectStatistics((3, 4)))
+
+
+@pytest.mark.parametrize("width", [65, 100, 128, 130, 471])
+def test_a_run_that_ends_with_a_word_of_the_last_row(width: int) -> None:
+    """The last words of a block hang out of it and are read one by one: what lies before them counts all the same."""
+    for stop in range(64, width, 64):
+        labels = np.zeros((3, width), np.uint32)
+        labels[:, stop - 7 : stop] = 1
+        labels[2, stop + 3 : stop + 5] = 2
+        found = measure_objects(labels, labels.astype(np.float32))
+        inside = min(2, max(0, width - stop - 3))
+        assert found.area.tolist() == [21, inside][: len(found.area)]
+        assert found.bbox[0].tolist() == [0, stop - 7, 3, stop]
+        assert found.intensity_mean[:, 0].tolist() == [1.0, 2.0][: len(found.area)]

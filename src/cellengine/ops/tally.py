@@ -97,6 +97,7 @@ def _find_runs(
         if i > 0 and i + word <= np.uint64(labels.size):
             full, change = above_64(labels, i, none), unequal_64(labels, i, i - one)
         else:
+            spare[0] = labels[i - one] if i > 0 else none
             for k in range(WORD):
                 spare[k + 1] = labels[i + np.uint64(k)] if i + np.uint64(k) < np.uint64(labels.size) else none
             full, change = above_64(spare, one, none), unequal_64(spare, one, np.uint64(0))
