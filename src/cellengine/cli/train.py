@@ -48,11 +48,13 @@ def command(
     try:
         from cellengine.train.config import load_config
         from cellengine.train.loop import train
+        from cellengine.train.place import keep_freed_memory
         from cellengine.train.sweep import plan_trials, run_trials
     except ModuleNotFoundError as error:
         raise missing_package(error.name or "torch", "Training", 'pip install "cellengine[train]"') from error
     if resume and init:
         raise UsageError("--resume goes on from its own weights and --init starts from others: give one of them.")
+    keep_freed_memory()
     if sweep or folds:
         trials = plan_trials(config, overrides, sweep=sweep, folds=folds)
         rows = run_trials(trials, output, resume=resume, init=init, device=device, echo=click.echo)
