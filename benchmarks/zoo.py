@@ -167,15 +167,17 @@ def main() -> None:
         "cells3d": (["cells3d"], lambda session: volumes(session, "gland", lambda item, cells: "all")),
     }
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("tasks", nargs="*", choices=[*tasks, []], default=list(tasks))
+    parser.add_argument("tasks", nargs="*", help=f"of {', '.join(tasks)}; all whose models are there when left out")
     parser.add_argument("--folder", type=Path, default=Path(__file__).parents[1] / "src" / "cellengine" / "zoo")
     parser.add_argument("--backend", default="openvino")
     parser.add_argument("--precision", default="bf16")
     arguments = parser.parse_args()
     known = RESULTS / "zoo.json"
     figures = json.loads(known.read_text())["tasks"] if known.exists() else {}
-    for task in arguments.tasks:
+    for task in arguments.tasks or tasks:
         names, measure = tasks[task]
+        if not arguments.tasks and not all((arguments.folder / f"{name}.onnx").exists() for name in names):
+            continue
         with ExitStack() as stack:
             files = [arguments.folder / f"{name}.onnx" for name in names]
             kind = {"device": "cpu", "backend": arguments.backend, "precision": arguments.precision}
