@@ -22,6 +22,7 @@ from cellengine.errors import InputError, Interrupted, ResourceError, UsageError
 from cellengine.geometry import Region
 from cellengine.io import MemorySource
 from tests.engine.blobs import write_blob_model
+from tests.engine.damage import cut, flip
 from tests.synthetic import draw_cells
 
 OPTIONS = InferOptions(max_ram=2_500_000, tile=(32,), batch=3)
@@ -100,16 +101,6 @@ def test_a_run_that_is_stopped_all_the_time_ends_all_the_same(
             continue
         break
     assert outputs(tmp_path) == whole
-
-
-def flip(path: Path, share: float) -> None:
-    data = bytearray(path.read_bytes())
-    data[int(share * (len(data) - 1))] ^= 0x10
-    path.write_bytes(data)
-
-
-def cut(path: Path, share: float) -> None:
-    os.truncate(path, int(share * path.stat().st_size))
 
 
 @pytest.mark.parametrize("damage", [flip, cut])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from cellengine.engine.run import Progress
 from cellengine.engine.session import Session
 from cellengine.errors import InputError, Interrupted, UsageError
 from tests.engine.classes import write_class_model
+from tests.engine.damage import cut, flip
 from tests.engine.detector import write_peak_model
 from tests.synthetic import draw_cells
 
@@ -90,16 +90,6 @@ def test_a_run_in_memory_finds_the_same(case: Case, whole: dict[str, bytes], tmp
     found = case.run(tmp_path, options=InferOptions(tile=(96,), batch=2))
     assert "tiles_from_earlier_runs" not in found
     assert outputs(tmp_path) == whole
-
-
-def flip(path: Path, share: float) -> None:
-    data = bytearray(path.read_bytes())
-    data[int(share * (len(data) - 1))] ^= 0x10
-    path.write_bytes(data)
-
-
-def cut(path: Path, share: float) -> None:
-    os.truncate(path, int(share * path.stat().st_size))
 
 
 @pytest.mark.parametrize("damage", [flip, cut])

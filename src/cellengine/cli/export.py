@@ -70,6 +70,7 @@ def command(
     try:
         from cellengine.export.bioimageio import write_package
         from cellengine.export.checkpoint import export_checkpoint, export_file
+        from cellengine.train.place import keep_freed_memory
     except ModuleNotFoundError as error:
         raise missing_package(error.name or "torch", "Export", 'pip install "cellengine[train]"') from error
     if output.suffix != ".onnx":
@@ -78,6 +79,7 @@ def command(
         raise UsageError(f"--bioimageio {bioimageio}: expected a name that ends in .zip.")
     if tensorrt and (problem := BACKENDS["tensorrt"]().why_not("cuda:0", "fp32")):
         raise DeviceError(f"--tensorrt cannot build here: {problem}.")
+    keep_freed_memory()
     precisions = tuple(dict.fromkeys(["fp32", *precision.split(",")]))
     if unknown := [name for name in precisions if name not in PRECISIONS]:
         raise UsageError(f"Unknown precision {unknown[0]}; known are {', '.join(PRECISIONS)}.")

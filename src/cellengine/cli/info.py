@@ -10,7 +10,7 @@ from cellengine.cli.tables import print_table
 from cellengine.engine.model_file import ModelFile, read_model_file, resolve_model
 from cellengine.io import ImageSource, open_source
 from cellengine.records import to_plain
-from cellengine.spec import ModelSpec, Parity
+from cellengine.spec import ModelSpec, Normalize, Parity
 from cellengine.zoo import bundled
 
 PARITY_COLUMNS = (
@@ -45,7 +45,7 @@ def _model_rows(model: ModelFile) -> list[tuple[str, str]]:
         ("classes", ", ".join(spec.classes) or "-"),
         ("outputs", ", ".join(f"{o.name} ({o.channels})" if o.channels > 1 else o.name for o in spec.outputs)),
         ("decoder", _settings(spec.decoder)),
-        ("normalisation", _settings(spec.normalize)),
+        ("normalisation", _normalisation(spec.normalize)),
         ("tile", f"{_per_axis(spec, spec.tile)} px, a multiple of {_per_axis(spec, spec.divisor)}"),
         ("halo", f"{_per_axis(spec, spec.halo)} px (auto), {_per_axis(spec, spec.receptive_field)} px (exact)"),
         ("object size", f"up to {spec.object_size_px:g} px"),
@@ -110,6 +110,12 @@ def _voxel_size(axes: str, size: tuple[float, ...] | None) -> str:
 
 def _per_axis(spec: ModelSpec, values: tuple[int, ...]) -> str:
     return ", ".join(f"{axis.lower()} {value}" for axis, value in zip(spec.axes, values, strict=True))
+
+
+def _normalisation(normalize: Normalize) -> str:
+    """How pictures are scaled, without the numbers that this way does not use."""
+    unused = () if normalize.method in ("percentile", "constant") else ("low", "high")
+    return _settings({name: value for name, value in to_plain(normalize).items() if name not in unused})
 
 
 def _settings(record: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,16 @@ TOLERANCE = 2.5e-4
 
 
 def measure_halo(
-    session: Session, pictures: Iterable[Array], receptive_field: Sequence[int], core_px: int = 64
+    session: Session, pictures: Iterable[Array], receptive_field: Sequence[int], core_px: int | None = None
 ) -> tuple[tuple[int, ...], float]:
     """The smallest halo, in px per axis and multiples of the divisor, and the largest change it left.
 
     `pictures` are scaled, float32 (C, *spatial). From each the network sees a core with the whole receptive field
     around it, then with less and less; the outputs in the core are compared. One halo per axis, found together.
+    The core has 64 px a side, in volumes 32: a window of a volume has millions of voxels as it is.
     """
+    if core_px is None:
+        core_px = 64 if len(receptive_field) == 2 else 32
     divisor = session.spec.divisor
     full = [-(-r // d) * d for r, d in zip(receptive_field, divisor, strict=True)]
     core = [-(-core_px // d) * d for d in divisor]
@@ -42,17 +46,19 @@ def measure_halo(
 
 
 def _windows(pictures: Iterable[Array], core: Sequence[int], full: Sequence[int]) -> Iterable[Array]:
-    """Windows of core plus receptive field, reflected where they leave the picture; up to four a picture."""
+    """Windows of core plus receptive field, reflected where they leave it: the corners of a picture; of a volume,
+    whose windows cost a hundred times as much, the first corner and the middle, where its objects are."""
     for picture in pictures:
         shape = picture.shape[1:]
-        grid = [sorted({0, max(0, n - c)}) for n, c in zip(shape, core, strict=True)]
+        last = [max(0, n - c) for n, c in zip(shape, core, strict=True)]
         padded = np.pad(
             picture,
             [(0, 0), *((f, f + max(0, c - n)) for f, c, n in zip(full, core, shape, strict=True))],
             mode="reflect",
         )
-        for index in np.stack(np.meshgrid(*grid, indexing="ij"), -1).reshape(-1, len(shape)):
-            cut = tuple(slice(int(i), int(i) + c + 2 * f) for i, c, f in zip(index, core, full, strict=True))
+        corners = [*product(*(sorted({0, n}) for n in last))]
+        for index in corners if len(shape) == 2 else sorted({corners[0], tuple(n // 2 for n in last)}):
+            cut = tuple(slice(i, i + c + 2 * f) for i, c, f in zip(index, core, full, strict=True))
             yield np.ascontiguousarray(padded[(slice(None), *cut)])
 
 

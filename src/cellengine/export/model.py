@@ -54,7 +54,7 @@ def export_model(
     written_module = truncated(module, svd_rank)
     if spec.task not in ("classification", "detection"):  # a crop has no surrounding, an object decides on its own
         with TorchSession(module, spec) as reference:
-            scaled = (_scaled(p.image, spec) for p in pictures[:12])
+            scaled = (_scaled(p.image, spec) for p in pictures[: 12 if len(spec.axes) == 2 else 4])
             halo, change = measure_halo(reference, scaled, spec.receptive_field)
         echo(f"halo: {halo} px moves outputs by {change:.1e} at most; receptive field: {spec.receptive_field} px")
         spec = replace(spec, halo=halo)

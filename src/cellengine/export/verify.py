@@ -78,7 +78,8 @@ def verify(reference: Session, expected: Answer, candidate: Session, pictures: S
     else:
         parity = _same_objects(expected, found)
     if task != "classification":
-        parity = replace(parity, max_difference=round(_largest_difference(reference, candidate, pictures[:8]), 6))
+        some = pictures[: 8 if len(candidate.spec.axes) == 2 else 2]  # a volume has millions of outputs as it is
+        parity = replace(parity, max_difference=round(_largest_difference(reference, candidate, some), 6))
     return replace(
         parity,
         precision=candidate.precision,
