@@ -24,14 +24,18 @@ FREE = np.uint32(0x80000000)
 """flag of a voxel that waits; the lower 31 bits are its level"""
 LARGEST_LABEL = 0x7FFFFFFF
 
-_AHEAD = np.uint64(24)  # how many pops ahead memory is asked for; 16 to 32 measured alike
+_AHEAD = np.uint64(32)  # how many pops ahead memory is asked for; 24 to 32 measured alike, 14 is too late
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def prefetch_around(work: NDArray[np.uint32], voxel: np.uint64, row: np.uint64, plane: np.uint64, flat: bool) -> None:
-    """Ask for what a visit of `voxel` looks at. Queue order jumps over the image: this halves the time of a flood."""
-    size = np.uint64(work.size)
-    prefetch(work, voxel)
+    """Ask for what a visit of `voxel` looks at. Queue order jumps over the image: this halves the time of a flood.
+
+    The neighbours along x lie in another cache line than `voxel` one time in eight, which is worth asking for, too.
+    """
+    one, size = np.uint64(1), np.uint64(work.size)
+    prefetch(work, voxel - one if voxel > 0 else voxel)
+    prefetch(work, voxel + one if voxel + one < size else voxel)
     if voxel >= row:
         prefetch(work, voxel - row)
     if voxel + row < size:
