@@ -51,7 +51,7 @@ def look(journal: Journal, status: Status, output: Path, profile: Path) -> str:
 def test_the_states_of_the_page(tmp_path: Path) -> None:
     output = tmp_path / "out"
     output.mkdir()
-    status = Status(SESSION, "nuclei", "incoming")
+    status = Status(SESSION, "nuclei", "incoming", ("live", "dead"))
     shown: Callable[[], str] = lambda: look(journal, status, output, tmp_path / "profile")  # noqa: E731
     with Journal(output) as journal:
         empty = shown()
@@ -73,5 +73,5 @@ def test_the_states_of_the_page(tmp_path: Path) -> None:
     assert "the file ends too early" in running
     assert "the disk is full" in running
     assert "an outline around each of 5 objects" in running
-    assert "Shares of the classes over time: dead, live" in running
+    assert "Shares of the classes over time: live, dead" in running
     assert '<img src="x"' not in running, "a name is text, not markup"

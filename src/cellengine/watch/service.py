@@ -58,7 +58,8 @@ def watch_folder(
         cells = None if second is None else _open(held, journal, "then", second.path, {**asked, "precision": None})
         journal.keep("versions", versions())
         place = Folder(folder.resolve(), output.resolve())
-        status = Status(session.describe(), file.spec.name, place.base.name)
+        classes = (second or file).spec.classes
+        status = Status(session.describe(), file.spec.name, place.base.name, classes)
         worker = Worker(place, journal, (session, cells), options, how, status, stop, say)
         if how.address is not None:
             server = Server(how.address, journal, status, output)

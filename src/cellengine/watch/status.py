@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,8 +30,8 @@ class Moment:
 class Status:
     """The picture in work, and how fast the last ones went. Any thread may call it."""
 
-    def __init__(self, session: dict[str, Any], model: str, folder: str) -> None:
-        self.session, self.model, self.folder = session, model, folder
+    def __init__(self, session: dict[str, Any], model: str, folder: str, classes: Sequence[str] = ()) -> None:
+        self.session, self.model, self.folder, self.classes = session, model, folder, list(classes)
         self.begun = time.time()
         self._lock = threading.Lock()
         self._process = psutil.Process()
@@ -71,6 +72,7 @@ class Status:
             "tiles": tiles,
             "tiles_done": done,
             "model": self.model,
+            "classes": self.classes,
             "folder": self.folder,
             "backend": self.session.get("backend", ""),
             "precision": self.session.get("precision", ""),

@@ -2,7 +2,7 @@
 // The live page: asks for data every two seconds while it is visible. No framework, nothing from elsewhere.
 const EVERY_MS = 2000, SLOW_TURN = 5, MOST_ZOOM = 32;
 const at = (id) => document.getElementById(id);
-const view = { id: null, follow: true, scale: 1, x: 0, y: 0, pointers: new Map() };
+const view = { id: null, follow: true, classes: [], scale: 1, x: 0, y: 0, pointers: new Map() };
 let turn = 0, lastNumber = null;
 
 function element(name, attributes = {}, text = "") {
@@ -22,6 +22,7 @@ async function ask(path) {
 }
 
 function showStatus(now) {
+  view.classes = now.classes;
   at("folder").textContent = now.folder;
   document.title = `${now.counts.done} labelled, ${now.counts.waiting} waiting: ${now.folder}`;
   at("state").textContent = now.state;
@@ -96,8 +97,10 @@ function bars(history) {
 }
 
 function shares(history) {
-  const names = [...new Set(history.flatMap((step) => Object.keys(step.classes)))].sort();
-  if (names.length < 2) return null;
+  // in the model's order, so that a class has the colour that its outlines have in the picture
+  const found = new Set(history.flatMap((step) => Object.keys(step.classes)));
+  const names = [...new Set([...view.classes, ...found])];
+  if (names.length < 2 || !found.size) return null;
   const [figure, svg] = frame(`Shares of the classes over time: ${names.join(", ")}`, 200);
   place(history, (step, x, width) => {
     const all = Object.values(step.classes).reduce((sum, n) => sum + n, 0) || 1;
