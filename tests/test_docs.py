@@ -101,9 +101,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_tiny_model(Path("cells.onnx"), small_spec(channels=("gray",)))
     shutil.copy("cells.onnx", "my.onnx")
     shutil.copy(ROOT / "src" / "cellengine" / "zoo" / "livedead.onnx", "livedead.onnx")
-    volume = {"axes": "ZYX", "tile": (8, 32, 32), "divisor": (1, 4, 4), "voxel_size_um": (2.0, 0.5, 0.5)}
-    fields = {"receptive_field": (3, 3, 3), "halo": (2, 4, 4), "channels": ("gray",)}
-    write_tiny_model(Path("nuclei3d.onnx"), small_spec(**volume, **fields))
     return tmp_path
 
 
