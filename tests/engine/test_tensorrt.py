@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +66,6 @@ def test_a_small_model_builds_ahead_of_time(library: Any, small_model: Any, tmp_
         build_plan(library, file.content[: len(file.content) // 2], file.spec, capability="SM86")
 
 
-@pytest.mark.skipif("CELLENGINE_SLOW" not in os.environ, reason="takes minutes: set CELLENGINE_SLOW to run it")
 @pytest.mark.parametrize("name", sorted(bundled()))
 def test_every_bundled_model_builds_ahead_of_time(library: Any, name: str) -> None:
     file = read_model_file(bundled()[name])

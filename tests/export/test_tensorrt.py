@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -19,7 +17,6 @@ from cellengine.train.describe import describe_model
 PRESETS = ("nuclei-unet", "nuclei3d", "wbc-fcn8s", "livedead-resnet", "nuclei-maskrcnn")
 
 
-@pytest.mark.skipif("CELLENGINE_SLOW" not in os.environ, reason="takes minutes: set CELLENGINE_SLOW to run it")
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_family_builds_ahead_of_time(preset: str) -> None:
     config = load_config(preset, ["data.path='none'"])
