@@ -98,8 +98,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         size = {"PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5, "PhysicalSizeZ": 2.0}
         tifffile.imwrite(name, stack[:, None], metadata={"axes": "ZCYX", "Channel": {"Name": [channel]}, **size})
     tifffile.imwrite("embryo.tif", stack, photometric="minisblack")
-    write_tiny_model(Path("cells.onnx"), small_spec(channels=("gray",)))
-    shutil.copy("cells.onnx", "my.onnx")
+    write_tiny_model(Path("my.onnx"), small_spec(channels=("gray",)))
     shutil.copy(ROOT / "src" / "cellengine" / "zoo" / "livedead.onnx", "livedead.onnx")
     return tmp_path
 

@@ -83,8 +83,8 @@ def open_place(device: str) -> Iterator[Place]:
 def keep_freed_memory() -> None:
     """Let glibc keep what a step frees for the next: large arrays come from the system page by page, every time anew.
 
-    That takes a fifth of a step on CPUs; the peak stays as it was. It is for a process that does nothing but train: all
-    allocations of the process are concerned, from before and after. Other C libraries are left alone.
+    That takes a fifth of a step on CPUs; the peak stays as it was. It is for a process that does nothing but train or
+    export: all allocations of the process are concerned, from before and after. Other C libraries are left alone.
     """
     if sys.platform != "linux":
         return
