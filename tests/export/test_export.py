@@ -83,10 +83,10 @@ class Fading:
     def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
         out = 0.5 * batch
         for shift, weight in ((6, 0.01), (10, 1e-5)):
-            for axis in (2, 3):
+            for axis in range(2, batch.ndim):
                 for sign in (-1, 1):
                     moved = np.roll(batch, sign * shift, axis)
-                    edge = [slice(None)] * 4
+                    edge = [slice(None)] * batch.ndim
                     edge[axis] = slice(0, shift) if sign > 0 else slice(-shift, None)
                     moved[tuple(edge)] = 0  # what lies outside the tile is unknown
                     out = out + weight * moved
@@ -99,4 +99,15 @@ def test_the_halo_is_the_smallest_that_keeps_the_tolerance() -> None:
     pictures = [np.random.default_rng(s).random((1, 70, 90)).astype(np.float32) for s in range(3)]
     halo, change = measure_halo(session, pictures, (11, 11), core_px=16)  # type: ignore[arg-type]
     assert halo == (8, 8)
+    assert 0 < change <= TOLERANCE
+
+
+def test_the_halo_of_a_volume_is_measured_where_its_objects_are() -> None:
+    """In the dark corners nothing moves at any halo; the answer must be that of the bright middle."""
+    threefold = {"tile": (64,) * 3, "divisor": (4,) * 3, "receptive_field": (11,) * 3, "halo": (12,) * 3}
+    session = Fading(replace(spec_of(CONFIG), axes="ZYX", **threefold))
+    volume = np.zeros((1, 72, 72, 72), np.float32)
+    volume[:, 18:54, 18:54, 18:54] = np.random.default_rng(0).random((36, 36, 36))
+    halo, change = measure_halo(session, [volume], (11, 11, 11), core_px=16)  # type: ignore[arg-type]
+    assert halo == (8, 8, 8)
     assert 0 < change <= TOLERANCE
