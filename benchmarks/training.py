@@ -75,7 +75,7 @@ def measure(preset: str, steps: int) -> dict[str, float]:
             last = list(csv.DictReader(file))[-1]
         bare = bare_seconds(config, steps)
     samples = steps * config.batch
-    model = new_state(config, Place(torch.device("cpu")), None, print).model
+    model = new_state(config, Place(torch.device("cpu"))).model
     return {
         "loop_samples_per_s": samples / float(last["seconds"]),
         "bare_samples_per_s": samples / bare,
@@ -89,7 +89,7 @@ def bare_seconds(config: TrainConfig, steps: int) -> float:
     """Time of forward, backward and step on one batch, again and again."""
     recipe = RECIPES[config.task](config)
     place = Place(torch.device("cpu"))
-    model = new_state(config, place, None, print).model.train()
+    model = new_state(config, place).model.train()
     optimizer = build_optimizer(model, config.optimizer)
     samples = [recipe.samples[i] for i in range(config.batch)]
     batch = place.bring(tuple(torch.stack(parts) for parts in zip(*samples, strict=True)))

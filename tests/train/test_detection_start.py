@@ -11,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from cellengine.errors import ModelError
+from cellengine.models.checkpoint import load_weights
 from cellengine.train.start import take_weights
 from tests.models.detector import TINY, detector
 from tests.synthetic import draw_cells
@@ -46,7 +47,7 @@ def test_a_checkpoint_of_either_naming_answers_the_same(tmp_path: Path) -> None:
     image = torch.from_numpy((draw_cells((48, 80), 9, seed=1)[0] / 255).astype(np.float32))[None, None]
     for given in (state, old):
         module, lines = detector(PLAIN, seed=4), []
-        take_weights(module, saved(given, tmp_path), lines.append)
+        take_weights(module, load_weights(saved(given, tmp_path)), "weights.pth", lines.append)
         assert lines[1] == "left out, they start anew: pixel_mean, pixel_std"
         with torch.inference_mode():
             for name, value in source(image).items():
@@ -55,7 +56,7 @@ def test_a_checkpoint_of_either_naming_answers_the_same(tmp_path: Path) -> None:
 
 def test_heads_of_other_classes_are_left_out_and_said_so(tmp_path: Path) -> None:
     source, module, lines = detector(replace(PLAIN, classes=4)), detector(PLAIN, seed=4), []
-    take_weights(module, saved(source.state_dict(), tmp_path), lines.append)
+    take_weights(module, load_weights(saved(source.state_dict(), tmp_path)), "weights.pth", lines.append)
     assert "cls_score" in lines[1]
     assert "fc6" not in lines[1]
     assert torch.equal(module.roi_heads.box_head.fc6.weight, source.roi_heads.box_head.fc6.weight)
@@ -64,8 +65,8 @@ def test_heads_of_other_classes_are_left_out_and_said_so(tmp_path: Path) -> None
 def test_a_body_trained_on_imagenet_and_what_does_not_fit(tmp_path: Path) -> None:
     source, module = detector(PLAIN, seed=3), detector(PLAIN, seed=4)
     body = {**source.backbone.body.state_dict(), "fc.weight": torch.zeros(10, 32), "fc.bias": torch.zeros(10)}
-    take_weights(module, saved(body, tmp_path), lambda line: None)
+    take_weights(module, load_weights(saved(body, tmp_path)), "weights.pth", lambda line: None)
     for name, value in source.backbone.body.state_dict().items():
         assert torch.equal(module.backbone.body.state_dict()[name], value)
     with pytest.raises(ModelError, match="another network"):
-        take_weights(module, saved({"layer.weight": torch.zeros(3)}, tmp_path), lambda line: None)
+        take_weights(module, {"layer.weight": torch.zeros(3)}, "weights.pth", lambda line: None)

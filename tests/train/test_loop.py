@@ -160,7 +160,7 @@ def test_a_batch_in_parts_moves_the_weights_alike(tmp_path: Path) -> None:
 
 def fresh_state(config: TrainConfig) -> State:
     torch.manual_seed(config.seed)
-    return new_state(config, Place(torch.device("cpu")), None, print)
+    return new_state(config, Place(torch.device("cpu")))
 
 
 def test_heads_first_then_all(tmp_path: Path) -> None:
@@ -186,9 +186,7 @@ def test_rates_by_beginning_of_name(tmp_path: Path) -> None:
     for name, rate in rates.items():
         assert rate == (0.01 if name.startswith("down.1.") else 0.1 if name.startswith("down") else 1.0)
     with pytest.raises(UsageError, match=r"no parameter begins with 'trunk\.'; they begin with down\., up\., heads\."):
-        loop.new_state(
-            tiny_config(tmp_path, "optimizer.rates={'trunk.'=0.1}"), loop.Place(torch.device("cpu")), None, print
-        )
+        loop.new_state(tiny_config(tmp_path, "optimizer.rates={'trunk.'=0.1}"), loop.Place(torch.device("cpu")))
 
 
 def test_scores_that_rise_too_little_end_the_run_and_halve_the_rate(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from cellengine.errors import UsageError, missing_package
+from cellengine.zoo import bundled
 
 
 @click.command()
@@ -14,7 +15,9 @@ from cellengine.errors import UsageError, missing_package
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder of the run.")
 @click.option("--resume", is_flag=True, help="Go on from the run's last checkpoint.")
 @click.option(
-    "--init", type=click.Path(path_type=Path), help="Start from the weights of this checkpoint, as far as they fit."
+    "--init",
+    metavar="MODEL|CHECKPOINT",
+    help="Start from these weights as far as they fit: a bundled model, an .onnx file or a checkpoint.",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option(
@@ -32,7 +35,7 @@ def command(
     config: str,
     output: Path,
     resume: bool,
-    init: Path | None,
+    init: str | None,
     device: str,
     overrides: tuple[str, ...],
     sweep: bool,
@@ -54,13 +57,14 @@ def command(
         raise missing_package(error.name or "torch", "Training", 'pip install "cellengine[train]"') from error
     if resume and init:
         raise UsageError("--resume goes on from its own weights and --init starts from others: give one of them.")
+    start = bundled().get(init, Path(init)) if init else None
     keep_freed_memory()
     if sweep or folds:
         trials = plan_trials(config, overrides, sweep=sweep, folds=folds)
-        rows = run_trials(trials, output, resume=resume, init=init, device=device, echo=click.echo)
+        rows = run_trials(trials, output, resume=resume, init=start, device=device, echo=click.echo)
         for trial, row in sorted(zip(trials, rows, strict=True), key=lambda pair: -pair[1]["score"]):
             click.echo(f"{row['score']:.4f}  {trial.name}")
         click.echo(f"table: {output / 'sweep.csv'}, plot: {output / 'sweep.png'}")
         return
-    best = train(load_config(config, overrides), output, resume=resume, init=init, device=device, echo=click.echo)
+    best = train(load_config(config, overrides), output, resume=resume, init=start, device=device, echo=click.echo)
     click.echo(f"best weights: {best}; next: cellengine export {output} -o model.onnx")

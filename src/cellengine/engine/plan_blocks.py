@@ -23,6 +23,8 @@ PIECE_BYTES = 24
 """memory a voxel of the picture takes while labels and scores are brought back to its grid and measured"""
 BLOCK_SHARE = 1 / 4
 """share of a run's memory for blocks in work; the rest is for the network, the source's cache, and the program"""
+WRITTEN_COPIES = 4
+"""a piece that is written lies in memory so often: put together, waiting, cut into chunks, and compressed"""
 AHEAD = 2
 """blocks that may wait for each thread that labels: beyond, the network waits, so that scores do not pile up"""
 

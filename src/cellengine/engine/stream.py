@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from cellengine.engine.assemble import Assembly, LabelledPicture
-from cellengine.engine.backends.hardware import release_free_memory
 from cellengine.engine.blocks import Blocks
 from cellengine.engine.checkpoint import CACHE_PART, Checkpoint, open_checkpoint, scratch_folder
 from cellengine.engine.classify import CellClassifier
@@ -25,7 +24,7 @@ from cellengine.engine.outputs import labels_path
 from cellengine.engine.overlay import Window
 from cellengine.engine.pieces import Hands, OwnHands, Workpiece
 from cellengine.engine.plan import Plan, plan_picture, ram_limit
-from cellengine.engine.plan_blocks import AHEAD, Cut, Streaming, plan_streaming
+from cellengine.engine.plan_blocks import AHEAD, WRITTEN_COPIES, Cut, Streaming, plan_streaming
 from cellengine.engine.run import Clock, Progress, describe_run, label_axes
 from cellengine.engine.scene import Scene, scenes
 from cellengine.engine.schedule import tile_number
@@ -34,6 +33,7 @@ from cellengine.engine.session import Session
 from cellengine.geometry import Cells, Tile
 from cellengine.io import ImageSource, TableWriter, create_sink, write_png
 from cellengine.io.sink import writing
+from cellengine.ops.spare import SpareMemory, release_free_memory
 from cellengine.records import from_plain, to_plain
 
 
@@ -151,7 +151,7 @@ class _Work:
 
         batches = overlap(compute, schedule.batches(), self.hands.tiles_at_once, self.stop)
         waiting: deque[Future[None]] = deque()
-        threads = self.hands.blocks_at_once
+        threads, spare = self.hands.blocks_at_once, SpareMemory()
         with ThreadPoolExecutor(threads, "label") as pool, closing(batches), self.clock("network"):
             try:
                 waiting.extend(pool.submit(finish, number) for number in ready)
@@ -159,6 +159,7 @@ class _Work:
                     self.progress.advance(len(numbers))
                     waiting.extend(pool.submit(finish, number) for number in schedule.arrived(numbers))
                     _settle(waiting, AHEAD * threads)
+                    spare.release()
                 while waiting:
                     self.stop.check()
                     waiting.popleft().result()
@@ -192,10 +193,13 @@ class _Work:
                             window.tell(rows["label"], rows["class"], cells.classes)
                     table = table or held.enter_context(TableWriter(table_path, list(rows)))
                     table.append(rows)
-            regions = Cells.of_chunks(shape, sink.chunks, self.how.piece)
-            assemble = Assembly(axes, labelled).labels
+            regions = Cells.of_chunks(shape, sink.chunks, self.how.piece // WRITTEN_COPIES)
+            assemble, spare = Assembly(axes, labelled).labels, SpareMemory()
             for region, labels in zip(regions, overlap(assemble, regions, self.how.threads, self.stop), strict=True):
                 sink.write(region, labels)
+                spare.release()
+            self.checkpoint.labels.forget()
+            release_free_memory()  # for the smaller levels of the sink
             write_png(overlay_path, window.draw(labelled[middle].scene))
         return sum(picture.count for picture in labelled), [p.name for p in (path, table_path, overlay_path)]
 

@@ -97,6 +97,10 @@ class BrickFile:
         """The voxels of a brick; those read last are at hand."""
         return self._cache.get(offset, lambda: np.frombuffer(_decode(self._read(offset, length)), np.uint32))
 
+    def forget(self) -> None:
+        """Let go of the bricks that are kept decoded."""
+        self._cache.clear()
+
     def flush(self) -> None:
         """Wait until all is on disk."""
         with writing(self._path):

@@ -21,6 +21,7 @@ from zarr.codecs import ZstdCodec
 from cellengine.geometry import Cells, Region
 from cellengine.io.axes import Array
 from cellengine.io.sink import BaseSink, partial_name, remove, writing
+from cellengine.ops.spare import SpareMemory
 from cellengine.ops.threads import run_threads
 
 _NAME = "cells"
@@ -130,12 +131,12 @@ class ZarrSink(BaseSink):
     def _pyramid(self) -> list[tuple[int, ...]]:
         """Write the smaller levels, each from the one before; the factor of every level along every axis."""
         factors = [(1,) * len(self.shape)]
-        finer = self._full
+        finer, spare = self._full, SpareMemory()
         while max(finer.shape[-2:]) > _SMALLEST_LEVEL:
             step = tuple(2 if a in "ZYX" and n > 1 else 1 for a, n in zip(self.axes, finer.shape, strict=True))
             shape = tuple(-(-n // s) for n, s in zip(finer.shape, step, strict=True))
             level = self._level(len(factors), shape)
-            run_threads(partial(_reduce, finer, level, step), Cells(shape, level.chunks), _THREADS)
+            run_threads(partial(_reduce, finer, level, step, spare), Cells(shape, level.chunks), _THREADS)
             factors.append(tuple(f * s for f, s in zip(factors[-1], step, strict=True)))
             finer = level
         return factors
@@ -165,7 +166,9 @@ class ZarrSink(BaseSink):
         self._root.attrs["ome"] = {"version": _VERSION, "multiscales": multiscales(f"labels/{_NAME}/")}
 
 
-def _reduce(finer: zarr.Array[Any], level: zarr.Array[Any], step: tuple[int, ...], chunk: Region) -> None:
+def _reduce(
+    finer: zarr.Array[Any], level: zarr.Array[Any], step: tuple[int, ...], spare: SpareMemory, chunk: Region
+) -> None:
     """Fill one chunk of a level from the finer one, of which no more than a chunk is held at a time."""
     out = np.empty(chunk.shape, level.dtype)
     stop = tuple(min(b * s, n) for b, s, n in zip(chunk.stop, step, finer.shape, strict=True))
@@ -179,6 +182,7 @@ def _reduce(finer: zarr.Array[Any], level: zarr.Array[Any], step: tuple[int, ...
         values = np.asarray(finer[part.slices])[taken]
         place = Region(first, tuple(f + n for f, n in zip(first, values.shape, strict=True)))
         out[place.relative_to(chunk)] = values
+        spare.release()
     level[chunk.slices] = out
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from cellengine.train.place import Place, open_place
 from cellengine.train.recipe import Batch, Recipe, Validation
 from cellengine.train.recipes import RECIPES
 from cellengine.train.report import Report, Row
+from cellengine.train.start import start_from
 from cellengine.train.state import State, begin_run, new_state, resume_run, to_checkpoint
 
 Echo = Callable[[str], None]
@@ -45,8 +47,8 @@ def train(
 
     Writes last.pt after every epoch and when a signal stops the run, best.pt whenever the validation score rises,
     metrics.csv, curves.png, preview_*.png and TensorBoard's files. With `resume` a run goes on from last.pt and, on a
-    CPU, ends with the same bits as one that was never stopped. `init` starts from the weights of another checkpoint as
-    far as they fit. Under torchrun every process calls this; the first one writes.
+    CPU, ends with the same bits as one that was never stopped. `init` starts from the weights of another checkpoint or
+    exported model (.onnx) as far as they fit. Under torchrun every process calls this; the first one writes.
 
     Raises Interrupted after SIGINT or SIGTERM, once last.pt is written.
     """
@@ -61,7 +63,8 @@ def _train(
     recipe = RECIPES[config.task](config)
     echo(recipe.summary())
     torch.manual_seed(config.seed)
-    state = new_state(config, place, init, echo)
+    started = init is not None and partial(start_from, path=init, samples=recipe.samples, echo=echo)
+    state = new_state(config, place, started) if started else new_state(config, place)
     history = resume_run(state, config, folder) if resume else begin_run(folder)
     report = Report(folder, history) if place.leads else None
     try:

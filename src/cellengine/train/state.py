@@ -21,7 +21,6 @@ from cellengine.train.config import TrainConfig
 from cellengine.train.optimizer import build_optimizer
 from cellengine.train.place import Place
 from cellengine.train.report import Row, history_from_json
-from cellengine.train.start import take_weights
 
 
 @dataclass(slots=True)
@@ -51,11 +50,10 @@ class State:
 NUMBERS = ("epoch", "step", "best", "mark", "stale", "rate_factor")
 
 
-def new_state(config: TrainConfig, place: Place, init: Path | None, echo: Callable[[str], None]) -> State:
-    """Fresh weights, or those of `init` as far as they fit, on the device."""
+def new_state(config: TrainConfig, place: Place, start: Callable[[nn.Module], None] = lambda model: None) -> State:
+    """Fresh weights, after `start` has put others in their place, on the device."""
     model = build(config.model)
-    if init is not None:
-        take_weights(model, init, echo)
+    start(model)
     if config.checkpointing:
         if not hasattr(model, "checkpointing"):
             raise UsageError(f"checkpointing: a {config.model.kind} network cannot; leave it out.")

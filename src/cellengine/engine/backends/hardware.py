@@ -31,12 +31,6 @@ def memory_limit() -> int:
     return total
 
 
-def release_free_memory() -> None:
-    """Give memory that this process has freed back to the system, where the C library keeps it for itself (glibc)."""
-    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
-        library.malloc_trim(0)
-
-
 @cache
 def cpu_name() -> str:
     """The processor's own name, as the operating system gives it."""

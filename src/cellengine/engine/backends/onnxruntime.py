@@ -11,12 +11,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cellengine.engine.backends.hardware import cpu_count, cuda_devices, exact_int8, release_free_memory
+from cellengine.engine.backends.hardware import cpu_count, cuda_devices, exact_int8
 from cellengine.engine.backends.wheels import both_wheels
 from cellengine.engine.model_file import ModelFile
 from cellengine.engine.recycle import Recycler
 from cellengine.engine.session import Gate, OutOfMemory, Outputs, check_batch, lacks_memory, run_error
 from cellengine.errors import DeviceError, ModelError, ResourceError, missing_package
+from cellengine.ops.spare import release_free_memory
 from cellengine.spec import INPUT_NAME, ModelSpec
 
 try:

@@ -11,11 +11,12 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cellengine.engine.backends.hardware import cpu_count, cpu_name, exact_int8, release_free_memory
+from cellengine.engine.backends.hardware import cpu_count, cpu_name, exact_int8
 from cellengine.engine.model_file import ModelFile
 from cellengine.engine.recycle import Recycler
 from cellengine.engine.session import Gate, OutOfMemory, Outputs, check_batch, run_error
 from cellengine.errors import DeviceError, ModelError, missing_package
+from cellengine.ops.spare import release_free_memory
 
 try:
     import openvino
