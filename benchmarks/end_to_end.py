@@ -1,9 +1,11 @@
 """From file to files against what a user would write instead: PyTorch eager fp32, MONAI's sliding window with overlap
 0.5, scipy and scikit-image for scaling, labels and table. The same network; the peer is timed once, it takes minutes.
 
-    python benchmarks/end_to_end.py picture --checkpoint runs/nuclei/best.pt [--model nuclei] [--side 4096] [--runs 3]
-    python benchmarks/end_to_end.py volume --checkpoint runs/nuclei3d/best.pt [--model nuclei3d] [--runs 1]
-        --volume VOLUME.tif [--shape 128,1024,1024] [--share 0.25]
+    python benchmarks/end_to_end.py picture [--model nuclei --preset nuclei-unet] [--side 4096] [--runs 3]
+    python benchmarks/end_to_end.py volume [--model nuclei3d --preset nuclei3d] [--runs 1]
+        [--volume VOLUME.tif] [--shape 128,1024,1024] [--share 0.25]
+
+PyTorch gets the weights of the model file, in the network of the preset; it has BatchNorm as training left it.
 
 A volume that is smaller is mirrored to the shape that is asked for. The peer gets `--share` of it, cut along y, and its
 time is divided by that share: kind to the peer, whose windows overlap less in a smaller volume and whose sorting takes
@@ -31,8 +33,9 @@ from skimage.measure import label, regionprops_table
 from skimage.morphology import h_maxima, remove_small_objects
 from skimage.segmentation import watershed
 
-from _pictures import mosaic
+from _pictures import DATA, mosaic
 from _timing import seconds, write_result
+from _weights import module_of
 from cellengine.cli.options import parse_tile
 from cellengine.engine.batch import Device, infer_files
 from cellengine.engine.journal import RUN, read_json
@@ -40,18 +43,11 @@ from cellengine.engine.model_file import read_model_file, resolve_model
 from cellengine.engine.options import InferOptions
 from cellengine.geometry import Region
 from cellengine.io import open_source
-from cellengine.models import build, read_config
-from cellengine.models.checkpoint import load_checkpoint
 from cellengine.spec import BoundaryWatershed, DistanceWatershed, ModelSpec
 
 Array = np.ndarray[Any, Any]
-
-
-def module_of(checkpoint: Path) -> torch.nn.Module:
-    state = load_checkpoint(checkpoint)
-    module = build(read_config(state["network"], str(checkpoint)))
-    module.load_state_dict(state["model"])
-    return module.eval()
+EMBRYO = DATA / "volumes" / "embryo" / "Emb02_t451_raw.ome.tif"
+"""32 nuclei, of an embryo that no training saw"""
 
 
 def peer(path: Path, module: torch.nn.Module, spec: ModelSpec, folder: Path) -> dict[str, Any]:
@@ -128,7 +124,7 @@ def compare(name: str, paths: tuple[Path, Path], arguments: argparse.Namespace, 
     question = "infer, file to files, against PyTorch + MONAI + scipy + scikit-image"
     figures = ours(paths[0], arguments.model, folder / "ours", arguments.runs)
     write_result(name, question, figures)
-    module = module_of(arguments.checkpoint)
+    module = module_of(arguments.model, arguments.preset)
     found: list[dict[str, Any]] = []
     taken = seconds(lambda: found.append(peer(paths[1], module, spec, folder)))
     share = found[0]["voxels"] / prod(figures["shape"])
@@ -166,14 +162,16 @@ def volume(arguments: argparse.Namespace, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     kinds = parser.add_subparsers(required=True)
-    for name, function, model, runs in (("picture", picture, "nuclei", 3), ("volume", volume, "nuclei3d", 1)):
+    unet = "nuclei", "nuclei-unet"
+    both = (("picture", picture, *unet, 3), ("volume", volume, "nuclei3d", "nuclei3d", 1))
+    for name, function, model, preset, runs in both:
         kind = kinds.add_parser(name)
         kind.set_defaults(function=function)
-        kind.add_argument("--checkpoint", type=Path, required=True)
         kind.add_argument("--model", default=model)
+        kind.add_argument("--preset", default=preset)
         kind.add_argument("--runs", type=int, default=runs)
     kinds.choices["picture"].add_argument("--side", type=int, default=4096)
-    kinds.choices["volume"].add_argument("--volume", type=Path, required=True)
+    kinds.choices["volume"].add_argument("--volume", type=Path, default=EMBRYO)
     kinds.choices["volume"].add_argument("--shape", default="128,1024,1024")
     kinds.choices["volume"].add_argument("--share", type=float, default=0.25)
     arguments = parser.parse_args()

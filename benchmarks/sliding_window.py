@@ -1,14 +1,13 @@
 """Against what a user would do instead: MONAI's sliding window on PyTorch, same net, same picture, network part only.
 
-    python benchmarks/sliding_window.py --checkpoint runs/nuclei/best.pt [--side 2048] [--runs 3]
+    python benchmarks/sliding_window.py [--model nuclei --preset nuclei-unet] [--side 2048] [--runs 3]
 
-The weights of the bundled model are read out of its ONNX file when no checkpoint is at hand.
+PyTorch gets the weights of the model file, in the network of the preset.
 """
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from monai.inferers import sliding_window_inference
 
 from _pictures import mosaic
 from _timing import paired, ratio, write_result
+from _weights import module_of
 from cellengine.engine.backends import open_session
 from cellengine.engine.flow import Stop
 from cellengine.engine.model_file import resolve_model
@@ -27,21 +27,16 @@ from cellengine.engine.scale import measure_scene
 from cellengine.engine.scene import scenes
 from cellengine.geometry import Region
 from cellengine.io import MemorySource
-from cellengine.models import build, read_config
-from cellengine.models.checkpoint import load_checkpoint
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--side", type=int, default=2048)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--model", default="nuclei")
+    parser.add_argument("--preset", default="nuclei-unet")
     arguments = parser.parse_args()
-    state = load_checkpoint(arguments.checkpoint)
-    module = build(read_config(state["network"], str(arguments.checkpoint)))
-    module.load_state_dict(state["model"])
-    module.eval()
+    module = module_of(arguments.model, arguments.preset)
     figures: dict[str, Any] = {"side": arguments.side, "rows": []}
     with open_session(resolve_model(arguments.model), device="cpu", backend="openvino", precision="bf16") as session:
         options = InferOptions()
