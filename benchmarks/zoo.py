@@ -137,7 +137,8 @@ def volumes(session: Session, subset: str, group: Callable[[Item, int], str]) ->
     groups: dict[str, list[Any]] = defaultdict(list)
     for item in items:
         picture = read_annotated(item)
-        options = InferOptions() if item.axes is None else InferOptions(axes=item.axes)
+        known = session.spec.voxel_size_um is not None  # otherwise they are as the model has seen them
+        options = InferOptions(axes=item.axes, resample=known)
         with open_source(item.image, dataset=item.image_dataset) as source:
             labels = infer_source(source, session, options).labels
         scores = evaluate_instances(picture.labels, labels)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import cellengine
 from cellengine.engine import resample as room
 from cellengine.engine.backends import open_session
-from cellengine.engine.infer import infer_source
+from cellengine.engine.infer import infer_array, infer_source
 from cellengine.engine.options import InferOptions
 from cellengine.engine.resample import Grid, ResampledSource, fit_source, size_unknown
 from cellengine.engine.session import Session
@@ -158,6 +158,22 @@ def test_cells_of_another_voxel_size_are_found_and_measured_on_their_own_grid(
     np.testing.assert_allclose(found.objects["centroid_x_um"] + size[1] / 2, same.objects["centroid_x_um"] + 0.25,
                                atol=0.5)  # fmt: skip
     np.testing.assert_array_equal(found.objects["label"], np.unique(found.labels)[1:])
+
+
+@pytest.mark.parametrize("wish", [{"voxel_size_um": (0.5, 0.5)}, {"reduce": (2.0, 2.0)}])
+def test_pictures_that_are_as_the_model_wants_them_are_left_alone(tmp_path: Path, wish: dict[str, object]) -> None:
+    """Validation pictures of a model for reduced ones are reduced already: training once reduced them again."""
+    picture, truth = draw_cells((120, 160), 14, seed=5, radius_px=(6, 9))
+    path = write_blob_model(tmp_path / "blobs.onnx", **wish)
+    source = MemorySource(picture, voxel_size_um=(0.25, 0.25))
+    with open_session(path, device="cpu", backend="onnxruntime", precision="fp32") as opened:
+        as_trained = infer_array(picture[None], opened)
+        as_it_is = infer_source(source, opened, InferOptions(resample=False))
+        reduced = infer_source(source, opened, InferOptions())
+    assert as_trained.run["network_shape"] == as_it_is.run["network_shape"] == [120, 160]
+    assert as_it_is.labels.max() == truth.max()
+    np.testing.assert_array_equal(as_trained.labels, as_it_is.labels)
+    assert reduced.run["network_shape"] == [60, 80]
 
 
 def test_tiling_does_not_change_resampled_labels(session: Session) -> None:

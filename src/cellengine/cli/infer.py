@@ -59,6 +59,11 @@ MOST_LINES = 20
     metavar="UM",
     help="Size of the pictures' voxels in um, z,y,x or y,x, where the file does not say or is wrong: 2,0.5,0.5.",
 )
+@click.option(
+    "--resample/--no-resample",
+    default=True,
+    help="Show the model voxels of the size it was trained with (the default), or the pictures' own as they are.",
+)
 @click.option("--dataset", metavar="NAME", help="Which image of a file that holds several (HDF5, CZI, LIF, ND2, TIFF).")
 @click.option(
     "--nan",
@@ -144,6 +149,7 @@ def command(
     axes: str | None,
     timepoint: int | None,
     voxel_size: str | None,
+    resample: bool,
     dataset: str | None,
     nan: Literal["error", "zero"],
     missing: Literal["warn", "error"],
@@ -176,6 +182,7 @@ def command(
         channel=tuple(part.strip() for part in channel.split(",")) if channel else (),
         timepoint=timepoint,
         voxel_size_um=_lengths("--voxel-size", voxel_size) if voxel_size else None,
+        resample=resample,
         tile=parse_tile("--tile", tile) if tile else None,
         halo=_halo(halo),
         nan=nan,

@@ -47,6 +47,7 @@ def infer(
     channel: Sequence[str | int] = (),
     timepoint: int | None = None,
     voxel_size_um: tuple[float, ...] | None = None,
+    resample: bool = True,
     tile: tuple[int, ...] | None = None,
     halo: int | Literal["auto", "exact"] = "auto",
     then: str | os.PathLike[str] | Session | None = None,
@@ -55,6 +56,7 @@ def infer(
 
     `image`: a path, or an array of any shape: (Y, X), (Y, X, 3) uint8 colour, or other with `axes` such as "ZYX".
     `voxel_size_um`: of the image, per spatial axis in Z, Y, X order, where the file does not say or is wrong.
+    `resample`: show the model voxels of the size it was trained with; False takes the image's as they are.
     `then`: a classifier for the objects found. The result has `labels` (the image's axes without C; uint32, or uint8
     class numbers of a semantic model) and `objects` (column name -> array); nothing is written.
     """
@@ -64,6 +66,7 @@ def infer(
         channel=tuple(str(c) for c in channel),
         timepoint=timepoint,
         voxel_size_um=voxel_size_um,
+        resample=resample,
         tile=tile,
         halo=halo,
     )

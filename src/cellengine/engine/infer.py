@@ -140,11 +140,11 @@ def _objects(
 def infer_array(image: Array, session: Session, options: InferOptions | None = None) -> Result:
     """Label one picture in memory, (C, *spatial), its channels in the model's order or just one.
 
-    It is taken to have the model's voxel size.
+    Its voxels are taken as they are, as training does.
     """
     spec = session.spec
     chosen = tuple(str(c) for c in range(len(image))) if len(image) > 1 else ()
-    options = replace(options or InferOptions(), channel=chosen)
+    options = replace(options or InferOptions(), channel=chosen, resample=False)
     return infer_source(MemorySource(image, "C" + spec.axes, voxel_size_um=spec.voxel_size_um), session, options)
 
 

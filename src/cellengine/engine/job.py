@@ -86,7 +86,9 @@ def label_file(
     Raises InputError for a picture that cannot be used, ResourceError for a full disk, Interrupted when `stop` says so.
     """
     with open_job(job, options) as source:
-        warnings = _missing(source.name, source.missing_chunks(), options) + size_unknown(source, session.spec)
+        warnings = _missing(source.name, source.missing_chunks(), options) + (
+            size_unknown(source, session.spec) if options.resample else []
+        )
         stem, how = output / job.stem, _Road(job, session, options, stop, progress, then, run, voxels_per_s, others)
         found, written = how.label(source, stem)
         if options.outlines and not isinstance(session.spec.decoder, ArgMax):

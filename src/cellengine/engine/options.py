@@ -20,6 +20,8 @@ class InferOptions:
     """the one time point to label (from 0); None for all"""
     voxel_size_um: tuple[float, ...] | None = None
     """voxel size of the pictures, per spatial axis in Z, Y, X order; None takes what the file says"""
+    resample: bool = True
+    """show the model voxels of its own size; False takes those of the pictures as they are"""
     tile: tuple[int, ...] | None = None
     """tile shape in px per axis; None lets the plan choose"""
     halo: int | Literal["auto", "exact"] = "auto"
@@ -50,6 +52,7 @@ class InferOptions:
             "channel",
             "timepoint",
             "voxel_size_um",
+            "resample",
             "tile",
             "halo",
             "nan",

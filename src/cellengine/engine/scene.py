@@ -124,7 +124,7 @@ def scenes(source: ImageSource, spec: ModelSpec, options: InferOptions) -> list[
         for axis, size in zip(source.axes, source.shape, strict=True)
         if axis != "C" and axis not in spec.axes
     ]
-    at_model = fit_source(source, spec)
+    at_model = fit_source(source, spec) if options.resample else source
     fitted = None if at_model is source else at_model
     return [Scene(source, spec.axes, dict(place), channels, fitted=fitted) for place in product(*places)]
 
