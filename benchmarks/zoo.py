@@ -139,7 +139,7 @@ def volumes(session: Session, subset: str, group: Callable[[Item, int], str]) ->
         picture = read_annotated(item)
         known = session.spec.voxel_size_um is not None  # otherwise they are as the model has seen them
         options = InferOptions(axes=item.axes, resample=known)
-        with open_source(item.image, dataset=item.image_dataset) as source:
+        with open_source(item.image, dataset=item.image_dataset, axes=item.axes) as source:
             labels = infer_source(source, session, options).labels
         scores = evaluate_instances(picture.labels, labels)
         partition = evaluate_partition(picture.labels, labels)
