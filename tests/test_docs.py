@@ -98,6 +98,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         size = {"PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5, "PhysicalSizeZ": 2.0}
         tifffile.imwrite(name, stack[:, None], metadata={"axes": "ZCYX", "Channel": {"Name": [channel]}, **size})
     tifffile.imwrite("embryo.tif", stack, photometric="minisblack")
+    for name, times in (("gland.ome.tif", (4, 2, 2)), ("gland-reduced.ome.tif", (4, 1, 1))):
+        tifffile.imwrite(name, np.kron(stack, np.ones(times, np.uint8)), ome=True, metadata={"axes": "ZYX"})
     write_tiny_model(Path("my.onnx"), small_spec(channels=("gray",)))
     shutil.copy(ROOT / "src" / "cellengine" / "zoo" / "livedead.onnx", "livedead.onnx")
     return tmp_path
