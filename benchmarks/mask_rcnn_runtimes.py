@@ -1,6 +1,8 @@
 """One detector in PyTorch, onnxruntime and OpenVINO: the same objects on 20 real pictures at 3 sizes; and tiled or not.
 
-    python benchmarks/mask_rcnn_runtimes.py --run RUN --model MODEL.onnx [--pictures 20] [--mosaic 640]
+    python benchmarks/mask_rcnn_runtimes.py [--model nuclei-maskrcnn] [--pictures 20] [--mosaic 640]
+
+PyTorch runs the network of the preset with the weights of the model file, whose golden test it must answer.
 
 fp32 must agree within 0.01 px and 0.001 of the masks; bf16 is compared by matched objects. The form for TensorRT is
 compared as well where it lies beside the model. A mosaic of real pictures is labelled in one window and in several.
@@ -16,15 +18,14 @@ import numpy as np
 
 from _pictures import DATA, mosaic
 from _timing import write_result
+from _weights import module_of
 from cellengine.engine.backends import open_session
 from cellengine.engine.infer import infer_array
-from cellengine.engine.model_file import find_form, read_model_file
+from cellengine.engine.model_file import find_form, read_model_file, resolve_model
 from cellengine.engine.options import InferOptions
 from cellengine.engine.session import Outputs
 from cellengine.io.annotated import list_annotated, read_annotated
 from cellengine.metrics import evaluate_instances, pool
-from cellengine.models import build, read_config
-from cellengine.models.checkpoint import load_checkpoint
 from cellengine.models.session import TorchSession
 from cellengine.spec import ModelSpec
 from cellengine.train.prepared import scale_picture
@@ -36,16 +37,14 @@ SIZES = (128, 256, 384)
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--run", type=Path, required=True)
-    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--model", default="nuclei-maskrcnn")
+    parser.add_argument("--preset", default="nuclei-maskrcnn")
     parser.add_argument("--pictures", type=int, default=20)
     parser.add_argument("--mosaic", type=int, default=640, help="side; one window must hold all its objects")
     arguments = parser.parse_args()
-    state = load_checkpoint(arguments.run / "best.pt")
-    module = build(read_config(state["network"], "checkpoint"))
-    module.load_state_dict(state["model"])
-    spec = ModelSpec.from_json(state["spec"], "checkpoint")
-    parent = read_model_file(arguments.model)
+    module = module_of(arguments.model, arguments.preset)
+    parent = read_model_file(resolve_model(arguments.model))
+    spec = parent.spec
     forms = {"roialign": parent, "gridsample": find_form(parent, "gridsample")}
     batches = windows(spec, arguments.pictures)
     figures: dict[str, Any] = {"pictures": arguments.pictures, "sizes_px": SIZES, "rows": []}

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 torch = pytest.importorskip("torch")
 
-from cellengine.engine.backends import available, hardware, open_session
+from cellengine.engine.backends import BACKENDS, available, hardware, open_session
 from cellengine.engine.golden import check_golden
 from cellengine.engine.infer import infer_array
 from cellengine.engine.model_file import read_model_file
@@ -77,8 +77,22 @@ def test_a_model_file_gets_its_forms_later(exported: Path, checkpoint: Path, tmp
     assert any(line.startswith("fp16 onnxruntime, its graph in fp32 arithmetic: passed") for line in lines)
     with pytest.raises(UsageError, match="--verify-on"):
         export_file(exported, tmp_path / "copy.onnx", ("fp32", "fp16"), None, lines.append)
-    with pytest.raises(UsageError, match="is exported already"):
-        export_file(exported, tmp_path / "copy.onnx", ("fp32", "bf16"), verify_on, lines.append)
+    with pytest.raises(UsageError, match="exported and verified in fp32 already"):
+        export_file(exported, tmp_path / "copy.onnx", ("fp32",), verify_on, lines.append)
+
+
+@pytest.mark.skipif("bf16" not in BACKENDS["openvino"]().precisions("cpu"), reason="the processor has no bf16")
+def test_a_model_file_is_verified_in_another_precision_later(exported: Path, tmp_path: Path) -> None:
+    verify_on = str(write_annotated(tmp_path / "pictures", 6))
+    copy = tmp_path / "copy.onnx"
+    spec = export_file(exported, copy, ("fp32", "bf16"), verify_on, lambda line: None)
+    before, after = read_model_file(exported), read_model_file(copy)
+    assert spec == after.spec
+    assert after.spec.precisions == ("fp32", "bf16")
+    assert after.spec.parity[: len(before.spec.parity)] == before.spec.parity
+    a, b = (onnx.load_model_from_string(file.content).graph for file in (before, after))
+    assert a == b
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["copy.onnx", "pictures"]
 
 
 def test_int8_that_finds_other_cells_leaves_no_file(checkpoint: Path, tmp_path: Path) -> None:

@@ -65,7 +65,8 @@ def command(
     """Write the model of a training run as one ONNX file, verified on real pictures.
 
     The file holds graph, weights, spec and a golden test. Every precision must find the same objects as fp32 PyTorch;
-    otherwise no file is written. Given a MODEL that is exported already, its forms for fp16 and int8 are made.
+    otherwise no file is written. Given a MODEL that is exported already, the precisions
+    that its file does not hold yet are verified and added, and its forms for fp16 and int8 are made.
     """
     try:
         from cellengine.export.bioimageio import write_package

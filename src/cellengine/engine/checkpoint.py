@@ -37,7 +37,7 @@ Plain = dict[str, Any]
 
 SYNC_EVERY_S = 3.0
 """most seconds of labelling that a power cut may cost, and the scores of a layer of tiles"""
-CACHE_PART = 16
+CACHE_PART = 32
 """one part in so many of a run's memory keeps labels that were read last, when the network needs none any more"""
 
 

@@ -192,6 +192,10 @@ class ResampledSource:
         """See `ImageSource.missing_chunks`."""
         return self._source.missing_chunks()
 
+    def forget(self) -> None:
+        """See `ImageSource.forget`."""
+        self._source.forget()
+
     def close(self) -> None:
         """Close the source."""
         self._source.close()

@@ -175,9 +175,12 @@ class _Work:
         axes, shape = label_axes(self.source, self.options)
         path = labels_path(stem, 4 * prod(shape), self.options, is_zarr=is_zarr)
         table_path, overlay_path = (stem.with_name(stem.name + end) for end in (".objects.csv", ".overlay.png"))
+        self.source.forget()
         release_free_memory()  # of the network and of blocks; what is joined takes the place
         with self.clock("join"):
             labelled = self._join(pictures)
+        self.checkpoint.labels.forget()  # what was compared last is not what is written first
+        release_free_memory()
         with self.clock("write"), ExitStack() as held:
             sink = held.enter_context(create_sink(path, shape, axes, self.source.voxel_size_um))
             table: TableWriter | None = None

@@ -64,12 +64,14 @@ def export_file(
     echo: Callable[[str], None],
     calibrate: str | None = None,
 ) -> ModelSpec:
-    """Make forms (fp16, int8) of a model file that is exported already; see `export_forms`. Needs `verify_on`."""
-    if not set(precisions) & set(OWN_FILE):
-        raise UsageError(f"{model} is exported already: --precision {' or '.join(OWN_FILE)} makes a form of it.")
+    """Verify more precisions of a model file that is exported already; see `export_forms`. Needs `verify_on`."""
+    file = read_model_file(model)
+    if set(precisions) <= set(file.spec.precisions) - set(OWN_FILE):
+        raise UsageError(
+            f"{model} is exported and verified in {', '.join(file.spec.precisions)} already: name another --precision."
+        )
     if verify_on is None:
         raise UsageError(f"{model} is no training run: name annotated pictures to verify on with --verify-on.")
-    file = read_model_file(model)
     pictures, calibration = _pictures(verify_on, calibrate, precisions, file.spec, Reading())
     return export_forms(file, output, pictures, precisions, echo, calibration)
 

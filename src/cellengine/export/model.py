@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from torch import nn
 
 from cellengine.engine.backends import BACKENDS, OWN_FILE
@@ -96,23 +97,47 @@ def export_forms(
     echo: Echo,
     calibration: Sequence[Array] | None = None,
 ) -> ModelSpec:
-    """The forms of a model that is exported already, beside its copy at `path`; see `export_model`.
+    """Verify more precisions of a model that is exported already, and write its forms; see `export_model`.
 
-    The reference is the file itself in fp32, which was verified when it was made.
+    The reference is the file itself in fp32, which was verified when it was made. What runs from the file itself (bf16)
+    is added to the table in the copy at `path`, which is then another file: forms made from the one before are refused
+    beside it. Forms for fp16 and int8 are made from the copy.
     """
-    with BACKENDS["onnxruntime"]().open(model, "cpu", "fp32", None) as reference:
-        check = _checker(reference, pictures, echo)
-        raw = calibration if calibration is not None else [p.image for p in pictures]
-        scaled = (_scaled(image, model.spec) for image in raw)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        forms = make_forms(model, path, precisions, scaled, check, echo)
-    if not (path.exists() and path.samefile(model.path)):
-        partial = path.with_name(f".{path.name}.partial.onnx")
-        partial.write_bytes(model.content)
-        partial.replace(path)
-    for written, final in forms.items():
-        written.replace(final)
-    return model.spec
+    partial = path.with_name(f".{path.name}.partial.onnx")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    forms: dict[Path, Path] = {}
+    try:
+        with BACKENDS["onnxruntime"]().open(model, "cpu", "fp32", None) as reference:
+            check = _checker(reference, pictures, echo)
+            own = [p for p in precisions if p not in OWN_FILE and p not in model.spec.precisions]
+            parity = [p for kind in own for p in verify_roads(model, kind, check, echo)]
+            _require(parity, own)
+            partial.write_bytes(_with_parity(model, parity))
+            raw = calibration if calibration is not None else [p.image for p in pictures]
+            scaled = (_scaled(image, model.spec) for image in raw)
+            forms = make_forms(read_model_file(partial), path, precisions, scaled, check, echo)
+        written_spec = read_model_file(partial).spec
+        if path.exists() and path.samefile(model.path) and not parity:
+            partial.unlink()
+        else:
+            partial.replace(path)
+        for written, final in forms.items():
+            written.replace(final)
+    finally:
+        for written in (partial, *forms):
+            written.unlink(missing_ok=True)
+    return written_spec
+
+
+def _with_parity(model: ModelFile, parity: Sequence[Parity]) -> bytes:
+    """The file with more rows in its table; its very bytes when there are none."""
+    if not parity:
+        return model.content
+    if model.golden is None:
+        raise ModelError(f"{model.path} carries no golden test; export it again from its training run.")
+    kept = [p for p in model.spec.parity if p.precision not in {new.precision for new in parity}]
+    spec = replace(model.spec, parity=(*kept, *parity))
+    return with_metadata(onnx.load_model_from_string(model.content), spec, model.golden)
 
 
 def _checker(reference: Session, pictures: Sequence[Annotated], echo: Echo) -> Check:

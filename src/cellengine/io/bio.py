@@ -94,10 +94,14 @@ class BioSource(BaseSource):
             plane = np.asarray(getattr(self._reader, self._whole).data[at])
             return plane[..., ::-1] if self._reversed else plane
 
+    def forget(self) -> None:
+        """See `ImageSource.forget`."""
+        self._cache.clear()
+
     def close(self) -> None:
         """Forget what was decoded."""
         super().close()
-        self._cache.clear()
+        self.forget()
 
 
 def _unless_single(letter: str, length: int) -> str:

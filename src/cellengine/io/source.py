@@ -79,6 +79,9 @@ class ImageSource(Protocol):
     def missing_chunks(self) -> int:
         """How many stored pieces are absent and read as the fill value; it may be right, so it is only counted."""
 
+    def forget(self) -> None:
+        """Let go of what is kept decoded for neighbouring regions: the next ones lie elsewhere, or come much later."""
+
     def close(self) -> None:
         """Free files and caches; reading afterwards is an error."""
 
@@ -142,6 +145,9 @@ class BaseSource(ABC):
     def missing_chunks(self) -> int:
         """See `ImageSource.missing_chunks`: formats that always store everything have none."""
         return 0
+
+    def forget(self) -> None:  # noqa: B027
+        """See `ImageSource.forget`: formats that keep nothing have nothing to do."""
 
     def close(self) -> None:
         """See `ImageSource.close`."""

@@ -16,7 +16,8 @@ from cellengine.io.axes import Array
 from cellengine.io.sink import WholeFile, writing
 from cellengine.io.source import DECODE_ERRORS, decoding
 
-_ROWS_AT_ONCE = 50_000
+_ROWS_AT_ONCE = 8_192
+"""a cell that is being formatted takes some 60 bytes: 20 columns of so many rows take 10 MB"""
 _FLOAT = "%.8g"
 """a thousandth of a pixel in pictures of 100,000 pixels a side"""
 _SPECIAL = frozenset(',"\r\n')

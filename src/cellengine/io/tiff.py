@@ -133,6 +133,10 @@ class TiffSource(BaseSource):
         """Strips and tiles that the file leaves out; they read as its fill value."""
         return sum(plane.missing for plane in self._planes)
 
+    def forget(self) -> None:
+        """See `ImageSource.forget`."""
+        self._cache.clear()
+
     def close(self) -> None:
         """Close the files, forget what was decoded."""
         super().close()
@@ -141,7 +145,7 @@ class TiffSource(BaseSource):
                 self._workers.shutdown()
                 self._workers = None
         self._files.close()
-        self._cache.clear()
+        self.forget()
 
     def _load(self, stored: tuple[slice, ...]) -> Array:
         lead, inner = stored[: len(self._lead)], stored[len(self._lead) :]

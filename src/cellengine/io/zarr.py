@@ -73,6 +73,10 @@ class ZarrSource(BaseSource):
         with decoding(self.name):
             return int(self._array.nchunks - self._array.nchunks_initialized)
 
+    def forget(self) -> None:
+        """See `ImageSource.forget`."""
+        self._cache.clear()
+
     def close(self) -> None:
         """Forget what was decoded."""
         super().close()
@@ -80,7 +84,7 @@ class ZarrSource(BaseSource):
             if self._workers is not None:
                 self._workers.shutdown()
                 self._workers = None
-        self._cache.clear()
+        self.forget()
 
     def _load(self, stored: tuple[slice, ...]) -> Array:
         shape = tuple(s.stop - s.start for s in stored)

@@ -9,7 +9,6 @@ The folder is an image group and holds the labels once, where the NGFF specifica
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -22,7 +21,6 @@ from cellengine.geometry import Cells, Region
 from cellengine.io.axes import Array
 from cellengine.io.sink import BaseSink, partial_name, remove, writing
 from cellengine.ops.spare import SpareMemory
-from cellengine.ops.threads import run_threads
 
 _NAME = "cells"
 _VERSION = "0.5"
@@ -30,8 +28,6 @@ _CHUNK = {2: (1024, 1024), 3: (64, 256, 256)}
 """voxels of a chunk along the spatial axes: 4 MB and 16 MB as uint32; one time point, one channel"""
 _LEVEL = 1
 """of Zstandard; labels are runs of equal numbers, which shuffling their bytes (Blosc) only breaks up"""
-_THREADS = 2
-"""chunks of the pyramid in work: decoding and encoding have threads of their own"""
 _SMALLEST_LEVEL = 256
 """the pyramid ends when Y and X are at most this"""
 
@@ -136,7 +132,9 @@ class ZarrSink(BaseSink):
             step = tuple(2 if a in "ZYX" and n > 1 else 1 for a, n in zip(self.axes, finer.shape, strict=True))
             shape = tuple(-(-n // s) for n, s in zip(finer.shape, step, strict=True))
             level = self._level(len(factors), shape)
-            run_threads(partial(_reduce, finer, level, step, spare), Cells(shape, level.chunks), _THREADS)
+            # one after the other: each takes some 60 MB, and decoding and encoding have threads of their own
+            for chunk in Cells(shape, level.chunks):
+                _reduce(finer, level, step, spare, chunk)
             factors.append(tuple(f * s for f, s in zip(factors[-1], step, strict=True)))
             finer = level
         return factors

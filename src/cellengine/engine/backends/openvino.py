@@ -11,6 +11,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from cellengine.engine.backends.exact import deciding_nodes, keep_exact
 from cellengine.engine.backends.hardware import cpu_count, cpu_name, exact_int8
 from cellengine.engine.model_file import ModelFile
 from cellengine.engine.recycle import Recycler
@@ -135,6 +136,8 @@ class OpenVinoSession:
         self._memory = Recycler(2 * self.concurrency * len(model.spec.outputs))
         try:
             self._model: Any = core.read_model(model.content)
+            if self._hint == "bf16" and model.spec.task == "detection":
+                self._model = keep_exact(core, self._model, deciding_nodes(self._model))
         except RuntimeError as error:
             raise ModelError(
                 f"{model.path}: OpenVINO cannot load it ({str(error).strip().splitlines()[-1]})."
