@@ -19,8 +19,19 @@ from cellengine.errors import InputError
 from cellengine.io.axes import AXES, Array, Layout, micrometres, name_dimensions, voxel_size
 from cellengine.io.cache import SegmentCache
 from cellengine.io.source import BaseSource, decoding
+from cellengine.ops.threads import worker_count
 
 _UNNAMED = "?"
+_THREADS_SETTING = "threading.max_workers"
+
+
+def limit_codec_threads() -> None:
+    """Let zarr decode and encode on as many threads as there are processors, unless somebody chose another number.
+
+    Its own number is four more. Each keeps a heap with what a chunk of 16 MB leaves behind.
+    """
+    if zarr.config.get(_THREADS_SETTING) is None:
+        zarr.config.set({_THREADS_SETTING: worker_count()})
 
 
 def open_image(path: Path, axes: str | None, dataset: str | None, cache_bytes: int) -> ZarrSource:
@@ -47,6 +58,7 @@ class ZarrSource(BaseSource):
     """
 
     def __init__(self, path: Path, *, axes: str | None, dataset: str | None, cache_bytes: int) -> None:
+        limit_codec_threads()
         with decoding(path.name):
             image = _find(path, dataset)
             array = image.array

@@ -20,6 +20,7 @@ from zarr.codecs import ZstdCodec
 from cellengine.geometry import Cells, Region
 from cellengine.io.axes import Array
 from cellengine.io.sink import BaseSink, partial_name, remove, writing
+from cellengine.io.zarr import limit_codec_threads
 from cellengine.ops.spare import SpareMemory
 
 _NAME = "cells"
@@ -62,6 +63,7 @@ class ZarrSink(BaseSink):
         self._partial = partial_name(path)
         self._lock = Lock()
         self._closed = False
+        limit_codec_threads()
         remove(self._partial)
         self._root = zarr.open_group(self._partial, mode="w", zarr_format=3)
         self._cells = self._root.create_group(f"labels/{_NAME}")
