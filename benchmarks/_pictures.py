@@ -18,10 +18,13 @@ DATA = Path(os.environ.get("CELLENGINE_TEST_DATA", Path(__file__).resolve().pare
 
 
 def mosaic(side: int, seed: int = 0, kind: str = "fluorescence") -> Array:
-    """A uint8 picture (side, side) of real nuclei: validation pictures of one kind laid side by side without gaps."""
+    """A uint8 picture (side, side) of real nuclei: pictures of one kind laid side by side without gaps.
+
+    Taken are those of 256 x 256, and of a kind that has none the corners of larger ones.
+    """
     items = list_annotated(DATA / "dsb2018" / "split.csv", kind_column="kind")
     images = [read_annotated(i).image[0] for i in items if i.kind.startswith(kind)]
-    images = [i for i in images if i.shape == (256, 256)]
+    images = [i for i in images if i.shape == (256, 256)] or [i[:256, :256] for i in images if min(i.shape) >= 256]
     order = np.random.default_rng(seed)
     count = -(-side // 256)
     rows = [np.concatenate([images[order.integers(len(images))] for _ in range(count)], axis=1) for _ in range(count)]

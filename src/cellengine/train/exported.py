@@ -20,6 +20,7 @@ from cellengine.engine.golden import check_golden
 from cellengine.engine.model_file import ModelFile, read_model_file
 from cellengine.errors import ModelError
 from cellengine.models.session import TorchSession
+from cellengine.spec import INPUT_NAME
 from cellengine.train.recipe import Batch
 
 OWNER = "module."
@@ -43,6 +44,7 @@ def exported_weights(model: nn.Module, path: Path) -> dict[str, torch.Tensor]:
     graph = onnx.load_model_from_string(file.content).graph
     given = {t.name.removeprefix(OWNER): torch.from_numpy(numpy_helper.to_array(t).copy()) for t in graph.initializer}
     weights = {name: value for name, value in given.items() if not name.endswith(FOLDED)}
+    weights |= _pixel_scale(graph)
     for convolution, norm in _norms(model, file).items():
         weight, bias = given.get(f"{convolution}.weight"), given.get(f"{convolution}.weight{FOLDED}")
         if weight is None or f"{norm}.weight" in given:
@@ -53,6 +55,20 @@ def exported_weights(model: nn.Module, path: Path) -> dict[str, torch.Tensor]:
         weights[f"{norm}.running_mean"] = nothing
         weights[f"{norm}.running_var"] = torch.full((len(weight),), 1 - epsilon)
     return weights
+
+
+def _pixel_scale(graph: onnx.GraphProto) -> dict[str, torch.Tensor]:
+    """A detector's mean and deviation of pixels, which export writes without their names: subtracted and divided by."""
+    stored = {t.name: t for t in graph.initializer}
+    found: dict[str, torch.Tensor] = {}
+    arrived = INPUT_NAME
+    for name, kind in (("pixel_mean", "Sub"), ("pixel_std", "Div")):
+        for node in graph.node:
+            if node.op_type == kind and node.input[0] == arrived and node.input[1] in stored:
+                found[name] = torch.from_numpy(numpy_helper.to_array(stored[node.input[1]]).reshape(-1).copy())
+                arrived = node.output[0]
+                break
+    return found
 
 
 def check_answers(model: nn.Module, path: Path) -> None:
