@@ -25,7 +25,7 @@ OPTIONAL = {
     "pynvml": ("engine/nvml.py",),
     "napari": ("cli/view.py",),
     "onnxruntime": ("engine/backends/onnxruntime.py", "export/quantise.py"),
-    "openvino": ("engine/backends/openvino.py",),
+    "openvino": ("engine/backends/openvino.py", "engine/backends/exact.py"),
     "tensorboard": ("train/",),
     "tensorrt": ("engine/backends/tensorrt.py",),
     "starlette": ("watch/server.py", "watch/guard.py"),
