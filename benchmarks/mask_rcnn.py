@@ -6,7 +6,7 @@
         --set epochs=1 --set data.samples_per_epoch=600 --set batch=4 --set validate_every=1 --set preview_every=1 \\
         --set model.detections=100 --set model.candidates=1000 --set model.proposals=1000
     cellengine export RUN -o RUN/model.onnx
-    python benchmarks/mask_rcnn.py --run RUN --model RUN/model.onnx --peer-python OTHER/bin/python [--side 256]
+    python benchmarks/mask_rcnn.py --run RUN --model RUN/model.onnx --peer-python OTHER/bin/python [--side 512]
 
 torchvision does not work beside a CPU build of torch: OTHER is an environment with
 `pip install torch==2.13.0 torchvision==0.28.0`, used for `mask_rcnn_peer.py` alone. Without --peer-python only
@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="folder of the training run")
     parser.add_argument("--model", type=Path, required=True, help="its exported model")
     parser.add_argument("--peer-python", type=Path, help="python of an environment with torch and torchvision")
-    parser.add_argument("--side", type=int, default=256)
+    parser.add_argument("--side", type=int, default=512)
     parser.add_argument("--runs", type=int, default=5)
     arguments = parser.parse_args()
     torch.set_num_threads(cpu_count())
@@ -77,7 +77,7 @@ def main() -> None:
     if "torchvision" in times:
         figures["speed_up"] = {name: ratio(times, "torchvision", name) for name in times if name != "torchvision"}
     write_result(
-        "mask_rcnn", "Mask R-CNN beside torchvision's in eager fp32: same objects, and how much faster", figures
+        f"mask_rcnn_{arguments.side}", "Mask R-CNN beside torchvision's in eager fp32: same objects, and how much faster", figures
     )
 
 

@@ -15,9 +15,10 @@ from xml.etree import ElementTree
 
 LAYERS = frozenset({"Convolution", "ConvolutionBackpropData", "MatMul"})
 """layers, when their weights are stored: what they answer was computed in bf16, what is made of it is not"""
-DECIDING = frozenset(
-    {"Equal", "Greater", "GreaterEqual", "Less", "LessEqual", "LogicalAnd", "NotEqual", "Result", "TopK"}
-)
+DECIDING = frozenset({"Greater", "GreaterEqual", "Less", "LessEqual", "LogicalAnd", "Result", "TopK"})
+_SAME = frozenset({"Equal", "NotEqual"})
+"""compare levels and classes: small whole numbers, exact in bf16 once they are computed; what is chosen by them may be
+large, and would be kept in fp32 with them"""
 _POOLING = "ROIAlign"
 """reads features, in bf16, at the places of boxes, which are not"""
 _MARK = {"name": "DisablePrecisionConversion", "version": "0", "value": "dynamic:f16"}
@@ -31,6 +32,8 @@ def deciding_nodes(model: Any) -> set[str]:
         kind = node.get_type_name()
         if kind in DECIDING:
             waiting.append(node)
+        elif kind in _SAME:
+            waiting.extend(_sources(node))
         elif kind == _POOLING:
             waiting.extend(_sources(node)[1:])
     found: set[str] = set()
