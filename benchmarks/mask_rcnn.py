@@ -77,7 +77,9 @@ def main() -> None:
     if "torchvision" in times:
         figures["speed_up"] = {name: ratio(times, "torchvision", name) for name in times if name != "torchvision"}
     write_result(
-        f"mask_rcnn_{arguments.side}", "Mask R-CNN beside torchvision's in eager fp32: same objects, and how much faster", figures
+        f"mask_rcnn_{arguments.side}",
+        "Mask R-CNN beside torchvision's in eager fp32: same objects, and how much faster",
+        figures,
     )
 
 
