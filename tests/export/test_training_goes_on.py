@@ -78,6 +78,8 @@ def test_a_network_of_every_family_comes_back(name: str, tmp_path: Path) -> None
 
 def test_a_detector_comes_back(tmp_path: Path) -> None:
     module = wake(detector())
+    module.pixel_mean.fill_(0.31)
+    module.pixel_std.fill_(0.17)
     config, base = module.config, spec_of(UNetConfig(channels_in=1), "instances")
     spec = replace(
         base, task="detection", divisor=config.divisor, outputs=config.outputs, decoder=Detections(), classes=("cell",)
@@ -86,6 +88,7 @@ def test_a_detector_comes_back(tmp_path: Path) -> None:
     again, lines = detector(TINY, seed=5), []
     start_from(again, path, Noise(1, (64, 96)), lines.append)
     assert len(lines) == 1, lines  # mean and deviation of pixels, which the file does not name, are found
+    torch.testing.assert_close(again.pixel_mean, module.pixel_mean)
     torch.testing.assert_close(again.pixel_std, module.pixel_std)
     image = golden_input(1, (64, 96))
     for output, wanted in answers(module, image).items():

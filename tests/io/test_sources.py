@@ -94,6 +94,15 @@ class SourceConformance:
         with ThreadPoolExecutor(8) as pool:
             assert all(pool.map(read, corners))
 
+    def test_what_was_forgotten_is_read_again(self, opened: dict[str, ImageSource]) -> None:
+        for axes, source in opened.items():
+            corner = Region((0,) * len(axes), (1,) * len(axes))
+            source.read(corner)
+            source.forget()
+            kept = getattr(source, "_cache", None)
+            assert kept is None or kept.nbytes == 0
+            np.testing.assert_array_equal(source.read(corner), reference(axes)[corner.slices])
+
     def test_regions_outside_are_refused(self, opened: dict[str, ImageSource]) -> None:
         axes = self.axes_to_try[0]
         shape = opened[axes].shape

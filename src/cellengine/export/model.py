@@ -117,9 +117,7 @@ def export_forms(
             scaled = (_scaled(image, model.spec) for image in raw)
             forms = make_forms(read_model_file(partial), path, precisions, scaled, check, echo)
         written_spec = read_model_file(partial).spec
-        if path.exists() and path.samefile(model.path) and not parity:
-            partial.unlink()
-        else:
+        if parity or not (path.exists() and path.samefile(model.path)):
             partial.replace(path)
         for written, final in forms.items():
             written.replace(final)

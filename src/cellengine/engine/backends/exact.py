@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-LAYERS = frozenset({"Convolution", "ConvolutionBackpropData", "MatMul"})
+_LAYERS = frozenset({"Convolution", "ConvolutionBackpropData", "MatMul"})
 """layers, when their weights are stored: what they answer was computed in bf16, what is made of it is not"""
-DECIDING = frozenset({"Greater", "GreaterEqual", "Less", "LessEqual", "LogicalAnd", "Result", "TopK"})
+_DECIDING = frozenset({"Greater", "GreaterEqual", "Less", "LessEqual", "LogicalAnd", "Result", "TopK"})
 _SAME = frozenset({"Equal", "NotEqual"})
 """compare levels and classes: small whole numbers, exact in bf16 once they are computed; what is chosen by them may be
 large, and would be kept in fp32 with them"""
@@ -30,7 +30,7 @@ def deciding_nodes(model: Any) -> set[str]:
     waiting: list[Any] = []
     for node in model.get_ordered_ops():
         kind = node.get_type_name()
-        if kind in DECIDING:
+        if kind in _DECIDING:
             waiting.append(node)
         elif kind in _SAME:
             waiting.extend(_sources(node))
@@ -69,7 +69,7 @@ def _sources(node: Any) -> list[Any]:
 def _is_bound(node: Any) -> bool:
     """Whether what lies before a node is computed in fewer bits, or is no number of the picture."""
     kind = node.get_type_name()
-    if kind in LAYERS:
+    if kind in _LAYERS:
         return not _depends_on_picture(_sources(node)[1])
     return kind in ("Constant", "Parameter", _POOLING)
 
