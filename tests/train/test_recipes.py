@@ -12,7 +12,7 @@ import tifffile
 
 torch = pytest.importorskip("torch")
 
-from cellengine.errors import InputError
+from cellengine.errors import InputError, UsageError
 from cellengine.io import write_png
 from cellengine.models import build, read_config
 from cellengine.models.checkpoint import load_checkpoint
@@ -123,13 +123,15 @@ def test_classes_of_crops(tmp_path: Path, preset: str) -> None:
 
 def test_rare_classes_are_drawn_as_often_as_asked(tmp_path: Path) -> None:
     path = write_crops(tmp_path / "crops.npz")
-    for power, share in ((1.0, 6 / 16), (0.0, 0.5)):
-        config = load_config(
-            "livedead-resnet",
-            [f"data.path={str(path)!r}", f"data.balance_power={power}", "data.crop_px=[20, 20]", "augment.set=none"],
-        )
+    settings = [f"data.path={str(path)!r}", "data.crop_px=[20, 20]", "augment.set=none"]
+    for power, weights, share in ((1.0, "{}", 6 / 16), (0.0, "{}", 0.5), (0.0, "{ 1 = 4.0 }", 0.8)):
+        drawn = [f"data.balance_power={power}", f"data.balance_weights={weights}"]
+        config = load_config("livedead-resnet", [*settings, *drawn])
         samples = RECIPES["classification"](config).samples
         assert float(np.mean([int(samples[i][1]) for i in range(400)])) == pytest.approx(share, abs=0.08)
+    config = load_config("livedead-resnet", [*settings, "data.balance_weights={ dying = 2.0 }"])
+    with pytest.raises(UsageError, match="names dying, found only 0, 1"):
+        RECIPES["classification"](config)
 
 
 TINY_VOLUMES = ("data.crop_px=[8, 16, 16]", "model.widths=[4, 6]", "tile=[16, 32, 32]")

@@ -18,6 +18,7 @@ from cellengine.train.augment import augment, build_augmentation, margin_px
 from cellengine.train.config import TrainConfig
 from cellengine.train.prepared import Prepared, PreparedFolder, prepare_picture
 from cellengine.train.recipe import Batch
+from cellengine.train.settings import DataConfig
 
 Array = np.ndarray[Any, Any]
 Listed = Item | Boxed
@@ -154,7 +155,7 @@ class Samples(Dataset[Batch]):
         self.transform = build_augmentation(config.augment, config.data.crop_px, "nearest" if nearest else "bilinear")
         margin = margin_px(config.augment, config.data.crop_px)
         self.read_px = tuple(c + 2 * m for c, m in zip(config.data.crop_px, margin, strict=True))
-        self.cumulative = even_shares([p.kind for p in pictures], config.data.balance_power)
+        self.cumulative = even_shares([p.kind for p in pictures], config.data)
 
     def __len__(self) -> int:
         return self.config.epochs * self.config.data.samples_per_epoch
@@ -178,10 +179,16 @@ class Samples(Dataset[Batch]):
         return tuple(int(np.clip(p, 0, n - 1)) for p, n in zip(picked, shape, strict=True))
 
 
-def even_shares(kinds: Sequence[str], power: float) -> Array:
-    """Cumulative shares by which items are drawn: a kind that occurs n times in proportion to n ** power."""
+def even_shares(kinds: Sequence[str], config: DataConfig) -> Array:
+    """Cumulative shares by which items are drawn, as `balance_power` and `balance_weights` say.
+
+    Raises UsageError for a weight of a kind that there is none of.
+    """
     counts = {k: kinds.count(k) for k in dict.fromkeys(kinds)}
-    weights = np.array([counts[k] ** (power - 1) for k in kinds])
+    if unknown := sorted(set(config.balance_weights) - set(counts)):
+        raise UsageError(f"data.balance_weights names {unknown[0]}, found only {', '.join(sorted(counts))}.")
+    by_kind = {k: n ** (config.balance_power - 1) * config.balance_weights.get(k, 1.0) for k, n in counts.items()}
+    weights = np.array([by_kind[k] for k in kinds])
     return np.cumsum(weights / weights.sum())
 
 

@@ -39,6 +39,8 @@ class DataConfig:
     """draw the values of this CSV column (say kind) more evenly than they occur"""
     balance_power: float = 0.5
     """a value that occurs n times is drawn in proportion to n ** balance_power: 1 as it comes, 0 all alike"""
+    balance_weights: dict[str, float] = field(default_factory=dict)
+    """how many times more often a value is drawn, e.g. { histology_purple = 2.5 }; for what is hard to learn"""
     cell_share: float = 0.75
     """share of crops that are centred on a cell"""
     workers: int = 1
@@ -47,6 +49,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         if not 0 < self.validation_share < 1:
             raise ValueError(f"validation_share is {self.validation_share}, expected a number between 0 and 1.")
+        if any(weight <= 0 for weight in self.balance_weights.values()):
+            raise ValueError(f"balance_weights is {self.balance_weights}, expected numbers above 0.")
         if self.folds and not 0 <= self.fold < self.folds:
             raise ValueError(f"fold is {self.fold}, expected 0 ... {self.folds - 1}.")
 

@@ -79,7 +79,7 @@ class CropSamples(Dataset[Batch]):
         self.config, self.crops = config, crops
         self.transform = build_augmentation(config.augment, config.data.crop_px)
         self.read_px = read_size(config)
-        self.cumulative = even_shares([str(crop.label) for crop in crops], config.data.balance_power)
+        self.cumulative = even_shares([str(crop.label) for crop in crops], config.data)
         self.scaled = [scale_crop(crop.image, config, self.read_px) for crop in crops]
 
     def __len__(self) -> int:
