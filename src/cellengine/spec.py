@@ -205,6 +205,11 @@ class ModelSpec:
         """Precisions verified on any backend, fp32 first."""
         return tuple(dict.fromkeys(p.precision for p in self.parity if p.passed))
 
+    @property
+    def answers_voxels(self) -> bool:
+        """Whether there is an answer for every voxel of a tile, so that a tile can be cut anywhere."""
+        return self.task in ("instances", "semantic", "boundary")
+
     def to_json(self) -> str:
         """The text that goes into the model's metadata."""
         return json.dumps(to_plain(self), indent=1)

@@ -43,9 +43,9 @@ def test_no_device_waits_while_another_is_busy(pool: SessionPool) -> None:
     for session in pool._sessions:
         real = session.run
 
-        def run(batch: np.ndarray, real: Any = real) -> Any:
+        def run(batch: np.ndarray, halo: Any = None, real: Any = real) -> Any:
             barrier.wait()
-            return real(batch)
+            return real(batch, halo)
 
         session.run = run  # type: ignore[method-assign]
     with ThreadPoolExecutor(2) as callers:

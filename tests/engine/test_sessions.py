@@ -76,6 +76,31 @@ class SessionSuite:
                 assert values.shape == (2, 1, 8, 20, 12)
                 assert np.abs(values - expected[name]).max() <= self.tolerance
 
+    @pytest.mark.parametrize(
+        ("shape", "halo"), [((1, 64, 64), (24, 24)), ((2, 100, 60), (9, 0)), ((1, 64, 64), (31, 1))]
+    )
+    def test_with_a_halo_it_answers_the_core(self, session: Session, shape: Any, halo: tuple[int, ...]) -> None:
+        """The same numbers go into every voxel of it; how a library adds them up may depend on the size."""
+        batch = pictures(shape)
+        whole = session.run(batch)
+        for values in (session.run(batch, halo), session.run(batch, halo)):
+            for name, found in values.items():
+                core = whole[name][:, :, halo[0] : shape[1] - halo[0], halo[1] : shape[2] - halo[1]]
+                assert found.shape == core.shape
+                assert np.abs(found - core).max() <= self.tolerance / 2
+        assert all((session.run(batch)[name] == values).all() for name, values in whole.items())
+
+    def test_with_a_halo_it_answers_the_core_in_3d(self, small_volume_model: Any) -> None:
+        batch = pictures((2, 16, 36, 28))
+        with self.open(small_volume_model) as session:
+            whole, core = session.run(batch), session.run(batch, (5, 12, 4))
+        for name, found in core.items():
+            assert np.abs(found - whole[name][:, :, 5:-5, 12:-12, 4:-4]).max() <= self.tolerance / 2
+
+    def test_a_halo_that_leaves_no_core_is_refused(self, session: Session) -> None:
+        with pytest.raises(InputError, match="no core in a halo of"):
+            session.run(pictures((1, 64, 64)), (32, 8))
+
     def test_outputs_are_the_callers(self, session: Session) -> None:
         batch = pictures((1, 64, 64))
         first = session.run(batch)["foreground"]

@@ -16,10 +16,9 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from cellengine.engine.session import OutOfMemory, Outputs, Session
+from cellengine.engine.session import Halo, OutOfMemory, Outputs, Session
 from cellengine.errors import ResourceError
 from cellengine.geometry import Region, Tile, round_up
-from cellengine.spec import ModelSpec
 
 Batch = NDArray[np.float32]
 T = TypeVar("T")
@@ -61,26 +60,24 @@ def within_memory(session: Session, shape: tuple[int, ...], whole: Callable[[], 
     return parts()
 
 
-def run_within_memory(session: Session, batch: Batch, halo: tuple[int, ...]) -> Outputs:
-    """As `session.run(batch)`, in pieces where the whole does not fit into the memory of the device.
+def run_within_memory(session: Session, batch: Batch, halo: Halo | None) -> Outputs:
+    """As `session.run(batch, halo)`, in pieces where the whole does not fit into the memory of the device.
 
-    `batch` is (N, C, *tile). First the pictures of the batch are halved, then, of networks that answer voxel by voxel,
-    the tile along its longest core. A piece of a tile is read with `halo` around it, so that every voxel at least
-    `halo` from the tile's border gets the answer it would have had in the whole tile, up to the tolerance of that halo:
-    identical arithmetic with the receptive field. Voxels closer to the border are undefined where the tile was cut:
-    they are nobody's core.
+    `batch` is (N, C, *tile). First the pictures of the batch are halved, then, where there is a halo, the tile along
+    its longest core. A piece of a tile is read with `halo` around it, so that every voxel of the core gets the answer
+    it would have had in the whole tile, up to the tolerance of that halo: with the receptive field the same arithmetic.
 
     Raises ResourceError when a piece of one divisor does not fit either.
     """
-    pieces = _pieces(batch, halo, session.spec)
+    pieces = () if halo is None else _pieces(batch, halo, session.spec.divisor)
 
     def parts() -> Outputs:
-        if len(batch) > 1:
+        if halo is None or len(batch) > 1:
             return _in_two_batches(session, batch, halo)
         return _in_two_tiles(session, batch, halo, pieces)
 
     divisible = len(batch) > 1 or len(pieces) > 0
-    return within_memory(session, batch.shape, lambda: session.run(batch), parts if divisible else None)
+    return within_memory(session, batch.shape, lambda: session.run(batch, halo), parts if divisible else None)
 
 
 def halve(tile: Tile, halo: tuple[int, ...], divisor: tuple[int, ...]) -> tuple[Tile, ...]:
@@ -109,12 +106,14 @@ def _with_stop(region: Region, axis: int, stop: int) -> Region:
     return Region(region.start, (*region.stop[:axis], stop, *region.stop[axis + 1 :]))
 
 
-def _pieces(batch: Batch, halo: tuple[int, ...], spec: ModelSpec) -> tuple[Tile, ...]:
-    """The tile of a batch in two, when the network answers voxel by voxel."""
-    if spec.task not in ("instances", "semantic", "boundary"):
-        return ()
+def _pieces(batch: Batch, halo: Halo, divisor: tuple[int, ...]) -> tuple[Tile, ...]:
+    """The tile of a batch in two."""
     whole = Region.whole(batch.shape[2:])
-    return halve(Tile(whole, whole.grow(tuple(-h for h in halo))), halo, spec.divisor)
+    return halve(Tile(whole, _inside(whole, halo)), halo, divisor)
+
+
+def _inside(region: Region, halo: Halo) -> Region:
+    return region.grow(tuple(-h for h in halo))
 
 
 def _remember(known: _Known, session: Session, shape: tuple[int, ...]) -> None:
@@ -130,20 +129,21 @@ def _remember(known: _Known, session: Session, shape: tuple[int, ...]) -> None:
         )
 
 
-def _in_two_batches(session: Session, batch: Batch, halo: tuple[int, ...]) -> Outputs:
+def _in_two_batches(session: Session, batch: Batch, halo: Halo | None) -> Outputs:
     half = len(batch) // 2
     first = run_within_memory(session, batch[:half], halo)
     second = run_within_memory(session, batch[half:], halo)
     return {name: np.concatenate([first[name], second[name]]) for name in first}
 
 
-def _in_two_tiles(session: Session, batch: Batch, halo: tuple[int, ...], pieces: tuple[Tile, ...]) -> Outputs:
+def _in_two_tiles(session: Session, batch: Batch, halo: Halo, pieces: tuple[Tile, ...]) -> Outputs:
     found: Outputs = {}
+    whole = _inside(Region.whole(batch.shape[2:]), halo)
     for piece in pieces:
         cut = np.ascontiguousarray(batch[(slice(None), slice(None), *piece.read.slices)])
         for name, values in run_within_memory(session, cut, halo).items():
             if name not in found:
-                found[name] = np.zeros((*values.shape[:2], *batch.shape[2:]), np.float32)
-            core = values[(slice(None), slice(None), *piece.core.relative_to(piece.read))]
-            found[name][(slice(None), slice(None), *piece.core.slices)] = core
+                found[name] = np.empty((*values.shape[:2], *whole.shape), np.float32)
+            core = values[(slice(None), slice(None), *piece.core.relative_to(_inside(piece.read, halo)))]
+            found[name][(slice(None), slice(None), *piece.core.relative_to(whole))] = core
     return found

@@ -88,7 +88,8 @@ def compute_batch(
         read_scaled(scene, tile.read, scale, batch[i])
     outputs = run_within_memory(session, batch, plan.halo)
     check_numbers(outputs, tiles, scene, session)
-    cores = ((slice(None), *tile.core.relative_to(tile.read)) for tile in tiles)
+    inside = tuple(-h for h in plan.halo)
+    cores = ((slice(None), *tile.core.relative_to(tile.read.grow(inside))) for tile in tiles)
     return [{name: values[i][core] for name, values in outputs.items()} for i, core in enumerate(cores)]
 
 

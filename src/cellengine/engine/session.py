@@ -19,6 +19,8 @@ from cellengine.errors import InputError, ModelError, ResourceError
 from cellengine.spec import ModelSpec
 
 Outputs = dict[str, NDArray[np.float32]]
+Halo = tuple[int, ...]
+"""px per spatial axis, on both sides of a tile"""
 
 
 class OutOfMemory(ResourceError):
@@ -38,12 +40,14 @@ class Session(Protocol):
     concurrency: int
     """how many threads may usefully call `run` at once; further callers wait"""
 
-    def run(self, batch: NDArray[np.float32]) -> Outputs:
+    def run(self, batch: NDArray[np.float32], halo: Halo | None = None) -> Outputs:
         """Answer a batch.
 
         `batch` is float32, (N, channels, *tile), with sides that are multiples of `spec.divisor`. The answer has one
-        float32 array per output of the spec, by its name: (N, c, *tile) for maps, (N, c) for classes. The arrays
-        belong to the caller. Safe from any number of threads. The same batch gives the same bits.
+        float32 array per output of the spec, by its name: (N, c, *tile) for maps, (N, c) for classes. With a `halo`
+        the answer is for the core alone, maps of (N, c, *tile - 2 halo), and what only the halo needs may be left out
+        of the computation. The arrays belong to the caller. Safe from any number of threads. The same batch gives the
+        same bits.
 
         Raises InputError for a batch of another shape, OutOfMemory when it does not fit into the device, ModelError
         when the graph fails on it, ValueError after `close`.
@@ -74,7 +78,16 @@ def batches_on_a_device(session: Session) -> int:
     return max(1, session.concurrency // int(getattr(session, "devices", 1)))
 
 
-def check_batch(batch: NDArray[np.float32], spec: ModelSpec) -> NDArray[np.float32]:
+def core_of(outputs: Outputs, halo: Halo | None) -> Outputs:
+    """What lies inside of the halo, as views."""
+    if halo is None:
+        return outputs
+    sides = next(iter(outputs.values())).shape[2:]
+    core = (slice(None), slice(None), *(slice(h, n - h) for h, n in zip(halo, sides, strict=True)))
+    return {name: values[core] for name, values in outputs.items()}
+
+
+def check_batch(batch: NDArray[np.float32], spec: ModelSpec, halo: Halo | None = None) -> NDArray[np.float32]:
     """`batch`, writeable and in C order, when a network of `spec` takes it; otherwise InputError."""
     if batch.ndim != 2 + len(spec.axes):
         raise InputError(
@@ -92,6 +105,10 @@ def check_batch(batch: NDArray[np.float32], spec: ModelSpec) -> NDArray[np.float
             f"A batch of shape {batch.shape} does not fit: it must not be empty, "
             f"and {spec.name} takes sides that are multiples of {spec.divisor}."
         )
+    if halo is not None and not (
+        spec.answers_voxels and all(2 * h < n for h, n in zip(halo, batch.shape[2:], strict=True))
+    ):
+        raise InputError(f"A batch of shape {batch.shape} has no core in a halo of {halo} for {spec.name}.")
     # runtimes take the memory as it is, and refuse read-only memory even when they only read
     return np.require(batch, requirements=["C", "A", "W"])
 

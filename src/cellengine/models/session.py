@@ -38,8 +38,8 @@ class TorchSession:
         self._type = torch.float16 if precision == "fp16" else torch.bfloat16
         self._one_at_a_time = threading.Lock()
 
-    def run(self, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        """Answer a batch (N, channels, *tile) of float32 with a float32 array per output.
+    def run(self, batch: NDArray[np.float32], halo: tuple[int, ...] | None = None) -> dict[str, NDArray[np.float32]]:
+        """Answer a batch (N, channels, *tile) of float32 with a float32 array per output, or its core in a halo.
 
         Raises InputError for a batch of another shape, ValueError after `close`.
         """
@@ -56,10 +56,14 @@ class TorchSession:
                 f"Found a batch of {batch.dtype} {batch.shape}; {spec.name} takes float32 (N, {len(spec.channels)}, "
                 f"{', '.join(spec.axes)}) with sides that are multiples of {spec.divisor}."
             )
+        if halo is not None and any(2 * h >= n for h, n in zip(halo, sides, strict=True)):
+            raise InputError(f"A batch of shape {batch.shape} has no core in a halo of {halo} for {spec.name}.")
         with self._one_at_a_time:
             if self._module is None:
                 raise ValueError("The session is closed: make another one.")
-            return self._answer(self._module, batch)
+            outputs = self._answer(self._module, batch)
+        core = () if halo is None else tuple(slice(h, n - h) for h, n in zip(halo, sides, strict=True))
+        return {name: values[(slice(None), slice(None), *core)] for name, values in outputs.items()}
 
     def _answer(self, module: nn.Module, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         training = [part for part in module.modules() if part.training]

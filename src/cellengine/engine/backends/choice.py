@@ -17,7 +17,7 @@ from pathlib import Path
 from cellengine.engine.backends.hardware import cpu_flags, cpu_name, cuda_devices
 from cellengine.engine.golden import golden_input
 from cellengine.engine.model_file import ModelFile
-from cellengine.engine.session import Session
+from cellengine.engine.session import Halo, Session
 from cellengine.errors import CellengineError, DeviceError
 from cellengine.records import RecordError, from_plain, to_plain
 from cellengine.spec import ModelSpec
@@ -135,9 +135,10 @@ def _time(combination: Combination, opener: Callable[[], Session], best: float |
 def _seconds_per_tile(session: Session, best: float | None) -> float:
     """Best of two rounds, after one run that compiles and touches the memory."""
     tile = golden_input(len(session.spec.channels), _timed_tile(session.spec))
-    session.run(tile)
+    halo = _timed_halo(session.spec)
+    session.run(tile, halo)
     start = time.perf_counter()
-    session.run(tile)
+    session.run(tile, halo)
     first = time.perf_counter() - start
     if best is not None and first / session.concurrency > HOPELESS * best:
         return first
@@ -145,7 +146,7 @@ def _seconds_per_tile(session: Session, best: float | None) -> float:
     with ThreadPoolExecutor(session.concurrency) as pool:
         for _ in range(ROUNDS):
             start = time.perf_counter()
-            list(pool.map(session.run, [tile] * session.concurrency))
+            list(pool.map(session.run, [tile] * session.concurrency, [halo] * session.concurrency))
             rounds.append((time.perf_counter() - start) / session.concurrency)
     return min(first, *rounds)
 
@@ -154,6 +155,12 @@ def _timed_tile(spec: ModelSpec) -> tuple[int, ...]:
     """The model's tile, shrunk evenly to at most `TIMED_VOXELS`, in multiples of the divisor."""
     shrink = min(1.0, (TIMED_VOXELS / prod(spec.tile)) ** (1 / len(spec.tile)))
     return tuple(max(d, int(t * shrink) // d * d) for t, d in zip(spec.tile, spec.divisor, strict=True))
+
+
+def _timed_halo(spec: ModelSpec) -> Halo | None:
+    """The halo that runs have, where the timed tile has room for it."""
+    fits = all(2 * h < n for h, n in zip(spec.halo, _timed_tile(spec), strict=True))
+    return spec.halo if spec.answers_voxels and fits else None
 
 
 def timed_voxels(spec: ModelSpec) -> int:

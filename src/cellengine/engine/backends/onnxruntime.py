@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellengine.engine.backends.hardware import cpu_count, cuda_devices, exact_int8
+from cellengine.engine.backends.trim import trim
 from cellengine.engine.backends.wheels import both_wheels
 from cellengine.engine.model_file import ModelFile
 from cellengine.engine.recycle import Recycler
-from cellengine.engine.session import Gate, OutOfMemory, Outputs, check_batch, lacks_memory, run_error
+from cellengine.engine.session import Gate, Halo, OutOfMemory, Outputs, check_batch, lacks_memory, run_error
 from cellengine.errors import DeviceError, ModelError, ResourceError, missing_package
 from cellengine.ops.spare import release_free_memory
 from cellengine.spec import INPUT_NAME, ModelSpec
@@ -105,43 +106,53 @@ class OnnxRuntimeSession:
         self._gate = Gate(1 if device == "cpu" else CONCURRENCY)
         self._model, self._max_vram = model, max_vram
         self._opening = threading.Lock()
-        session = self._load()
-        self._session: Any = session
+        self._session: Any = None
+        self._halo: Halo | None = None
+        session = self._session_for(None)
         self._names = [output.name for output in session.get_outputs()]
         self._channels = _map_channels(session, self.spec)
         self._memory = Recycler(len(self._names) * (CONCURRENCY + 1))
 
-    def run(self, batch: NDArray[np.float32]) -> Outputs:
+    def run(self, batch: NDArray[np.float32], halo: Halo | None = None) -> Outputs:
         """See `Session.run`."""
-        batch = check_batch(batch, self.spec)
+        batch = check_batch(batch, self.spec, halo)
         with self._gate.enter():
-            with self._opening:
-                session = self._session
+            session = self._session_for(halo)
             try:
                 if self._channels is None:
                     values = session.run(self._names, {INPUT_NAME: batch})
                     return {n: np.asarray(v, dtype=np.float32) for n, v in zip(self._names, values, strict=True)}
-                return self._run_bound(session, batch, self._channels)
+                return self._run_bound(session, batch, self._channels, halo or (0,) * (batch.ndim - 2))
             except Exception as error:
                 found = run_error(error, self, batch.shape)
                 if isinstance(found, OutOfMemory):
                     session = None
                     error.with_traceback(None)  # its frames hold the session and the batch's answers
-                    self._reopen()
+                    self._let_go()
                 raise found from error
 
-    def _run_bound(self, session: Any, batch: NDArray[np.float32], channels: dict[str, int]) -> Outputs:
+    def _run_bound(self, session: Any, batch: NDArray[np.float32], channels: dict[str, int], halo: Halo) -> Outputs:
         """Run with the outputs written straight to where the caller reads them."""
         binding = session.io_binding()
         binding.bind_cpu_input(INPUT_NAME, batch)
-        outputs = {name: self._memory.empty((len(batch), channels[name], *batch.shape[2:])) for name in self._names}
+        core = tuple(n - 2 * h for n, h in zip(batch.shape[2:], halo, strict=True))
+        outputs = {name: self._memory.empty((len(batch), channels[name], *core)) for name in self._names}
         for name, values in outputs.items():
             binding.bind_output(name, "cpu", 0, np.float32, values.shape, values.ctypes.data)
         session.run_with_iobinding(binding)
         return outputs
 
-    def _load(self) -> Any:
-        """The model loaded into the library, on the provider that was asked for or not at all."""
+    def _session_for(self, halo: Halo | None) -> Any:
+        """The model as it is or trimmed to a halo: one of them is loaded, with the memory that it has touched."""
+        with self._opening:
+            if self._session is None or self._halo != halo:
+                self._session = None
+                content = self._model.content if halo is None else trim(self._model.content, halo)
+                self._session, self._halo = self._load(content), halo
+            return self._session
+
+    def _load(self, content: bytes) -> Any:
+        """A model loaded into the library, on the provider that was asked for or not at all."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -151,7 +162,7 @@ class OnnxRuntimeSession:
         if self.device != "cpu":
             _load_cuda()
         try:
-            session = onnxruntime.InferenceSession(self._model.content, options, providers=providers)
+            session = onnxruntime.InferenceSession(content, options, providers=providers)
         except Exception as error:
             if lacks_memory(error):
                 raise ResourceError(
@@ -162,13 +173,12 @@ class OnnxRuntimeSession:
         _check_placement(session, providers[0][0])
         return session
 
-    def _reopen(self) -> None:
-        """Load the model anew: a run that failed leaves what it had taken in the library's arena, for good."""
+    def _let_go(self) -> None:
+        """Have the model loaded anew: a run that failed leaves what it had taken in the library's arena, for good."""
         with self._opening:
             self._session = None
             self._memory.clear()
             release_free_memory()
-            self._session = self._load()
 
     def describe(self) -> dict[str, Any]:
         """See `Session.describe`."""
@@ -238,7 +248,7 @@ def _placement(session: Any) -> list[tuple[str, str]]:
 
 def _map_channels(session: Any, spec: ModelSpec) -> dict[str, int] | None:
     """Channels of every output when all are maps as large as the input; None when one is not."""
-    if spec.task not in ("instances", "semantic", "boundary"):
+    if not spec.answers_voxels:
         return None
     floats = all(output.type == "tensor(float)" for output in session.get_outputs())
     return {output.name: output.channels for output in spec.outputs} if floats else None

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from cellengine.engine.backends.exact import deciding_nodes, keep_exact
 from cellengine.engine.backends.hardware import cpu_count, cpu_name, exact_int8
+from cellengine.engine.backends.trim import trim
 from cellengine.engine.model_file import ModelFile
 from cellengine.engine.recycle import Recycler
-from cellengine.engine.session import Gate, OutOfMemory, Outputs, check_batch, run_error
+from cellengine.engine.session import Gate, Halo, OutOfMemory, Outputs, check_batch, run_error
 from cellengine.errors import DeviceError, ModelError, missing_package
 from cellengine.ops.spare import release_free_memory
 
@@ -132,7 +133,10 @@ class OpenVinoSession:
         self.concurrency = self._streams + 1
         self._gate = Gate(self.concurrency)
         self._compiling = threading.Lock()
-        self._compiled: OrderedDict[tuple[int, ...], _Compiled] = OrderedDict()
+        self._compiled: OrderedDict[tuple[tuple[int, ...], Halo | None], _Compiled] = OrderedDict()
+        self._content = model.content
+        self._trimmed: tuple[Halo | None, Any] = None, None
+        """the halo that was asked for last, and the model for it"""
         self._memory = Recycler(2 * self.concurrency * len(model.spec.outputs))
         try:
             self._model: Any = core.read_model(model.content)
@@ -143,12 +147,12 @@ class OpenVinoSession:
                 f"{model.path}: OpenVINO cannot load it ({str(error).strip().splitlines()[-1]})."
             ) from error
 
-    def run(self, batch: NDArray[np.float32]) -> Outputs:
+    def run(self, batch: NDArray[np.float32], halo: Halo | None = None) -> Outputs:
         """See `Session.run`."""
-        batch = check_batch(batch, self.spec)
+        batch = check_batch(batch, self.spec, halo)
         with self._gate.enter():
             try:
-                return self._for_shape(batch.shape).run(batch)
+                return self._for_shape(batch.shape, halo).run(batch)
             except (RuntimeError, MemoryError) as error:
                 found = run_error(error, self, batch.shape)
                 if isinstance(found, OutOfMemory):
@@ -175,19 +179,19 @@ class OpenVinoSession:
         self._gate.close()
         self._compiled.clear()
         self._memory.clear()
-        self._model = None
+        self._model, self._trimmed = None, (None, None)
 
-    def _for_shape(self, shape: tuple[int, ...]) -> _Compiled:
-        """The model for batches of `shape`; the shape used longest ago makes room."""
+    def _for_shape(self, shape: tuple[int, ...], halo: Halo | None) -> _Compiled:
+        """The model for batches of `shape` with that halo; the one used longest ago makes room."""
         with self._compiling:
-            if shape not in self._compiled:
-                self._compiled[shape] = self._compile(shape)
+            if (shape, halo) not in self._compiled:
+                self._compiled[shape, halo] = self._compile(shape, halo)
                 while len(self._compiled) > SHAPES_KEPT:
                     self._compiled.popitem(last=False)
-            self._compiled.move_to_end(shape)
-            return self._compiled[shape]
+            self._compiled.move_to_end((shape, halo))
+            return self._compiled[shape, halo]
 
-    def _compile(self, shape: tuple[int, ...]) -> _Compiled:
+    def _compile(self, shape: tuple[int, ...], halo: Halo | None) -> _Compiled:
         settings = {
             "INFERENCE_PRECISION_HINT": self._hint,
             "EXECUTION_MODE_HINT": "ACCURACY",
@@ -195,7 +199,9 @@ class OpenVinoSession:
             "INFERENCE_NUM_THREADS": self._threads,
             "ENABLE_CPU_PINNING": False,
         }
-        model = self._model.clone()
+        if halo is not None and self._trimmed[0] != halo:
+            self._trimmed = halo, self._core.read_model(trim(self._content, halo))
+        model = (self._model if halo is None else self._trimmed[1]).clone()
         model.reshape(list(shape))
         compiled = self._core.compile_model(model, "CPU", settings)
         found = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()

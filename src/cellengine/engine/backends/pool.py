@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cellengine.engine.session import Outputs, Session
+from cellengine.engine.session import Halo, Outputs, Session
 
 
 class SessionPool:
@@ -29,11 +29,11 @@ class SessionPool:
                 if turn < session.concurrency:
                     self._free.put(session)
 
-    def run(self, batch: NDArray[np.float32]) -> Outputs:
+    def run(self, batch: NDArray[np.float32], halo: Halo | None = None) -> Outputs:
         """See `Session.run`. The bits are those of the device that answers: the same for devices of one kind."""
         session = self._free.get()
         try:
-            return session.run(batch)
+            return session.run(batch, halo)
         finally:
             self._free.put(session)
 

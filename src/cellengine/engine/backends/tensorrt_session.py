@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellengine.engine.backends.cuda import CudaDevice, DeviceMemory
-from cellengine.engine.session import Gate, Outputs, check_batch, run_error
+from cellengine.engine.session import Gate, Halo, Outputs, check_batch, core_of, run_error
 from cellengine.errors import InputError
 from cellengine.spec import INPUT_NAME, ModelSpec
 
@@ -49,9 +49,12 @@ class TensorRtSession:
             self._lanes.put(lane)
         self._largest = tuple(engine.get_tensor_profile_shape(INPUT_NAME, 0)[2])
 
-    def run(self, batch: NDArray[np.float32]) -> Outputs:
-        """See `Session.run`. Raises InputError for a batch beyond what the engine was built for."""
-        batch = check_batch(batch, self.spec)
+    def run(self, batch: NDArray[np.float32], halo: Halo | None = None) -> Outputs:
+        """See `Session.run`; the whole tile is computed.
+
+        Raises InputError for a batch beyond what the engine was built for.
+        """
+        batch = check_batch(batch, self.spec, halo)
         if any(n > most for n, most in zip(batch.shape, self._largest, strict=True)):
             raise InputError(
                 f"A batch of {batch.shape} does not fit: the engine takes up to {self._largest}; "
@@ -60,7 +63,7 @@ class TensorRtSession:
         with self._gate.enter():
             lane = self._lanes.get()
             try:
-                return lane.run(batch)
+                return core_of(lane.run(batch), halo)
             except (MemoryError, RuntimeError) as error:
                 raise run_error(error, self, batch.shape) from error
             finally:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cellengine.engine.cluster.connect import Cluster
 from cellengine.engine.cluster.tasks import ModelName, describe_here, describe_model, run_batch
-from cellengine.engine.session import Outputs, check_batch
+from cellengine.engine.session import Halo, Outputs, check_batch
 from cellengine.spec import ModelSpec
 
 
@@ -33,9 +33,9 @@ class ClusterSession:
         self.concurrency = found["concurrency"] * self.devices
         self._described: dict[str, Any] = found["described"]
 
-    def run(self, batch: NDArray[np.float32]) -> Outputs:
+    def run(self, batch: NDArray[np.float32], halo: Halo | None = None) -> Outputs:
         """See `Session.run`. The bits are those of the worker that answers: the same for machines of one kind."""
-        return self._cluster.call(run_batch, self.name, check_batch(batch, self.spec))
+        return self._cluster.call(run_batch, self.name, check_batch(batch, self.spec, halo), halo)
 
     def describe(self) -> dict[str, Any]:
         """See `Session.describe`: that of one worker, and how many places the workers have."""

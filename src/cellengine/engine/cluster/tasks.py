@@ -27,7 +27,7 @@ from cellengine.engine.pieces import LabelledBlock, OwnHands, Workpiece
 from cellengine.engine.run import Progress
 from cellengine.engine.scene import Scene, scenes
 from cellengine.engine.scores import check_slots
-from cellengine.engine.session import Outputs, Session
+from cellengine.engine.session import Halo, Outputs, Session
 from cellengine.errors import CellengineError, ResourceError
 from cellengine.io.sink import remove, writing
 from cellengine.io.slots import SlotFile
@@ -82,9 +82,9 @@ def _description(session: Session) -> Plain:
     return {key: getattr(session, key) for key in attributes} | {"described": session.describe()}
 
 
-def run_batch(name: ModelName, batch: Array) -> Outputs:
-    """The answer of a model to a batch."""
-    return {key: np.array(values) for key, values in session_of(name).run(batch).items()}
+def run_batch(name: ModelName, batch: Array, halo: Halo | None) -> Outputs:
+    """The answer of a model to a batch, or to its core."""
+    return {key: np.array(values) for key, values in session_of(name).run(batch, halo).items()}
 
 
 def compute_tiles(
