@@ -2,6 +2,8 @@
 
     python benchmarks/precision.py [--model nuclei nuclei3d ...] [--side 512] [--runs 9]
 
+The tile has as many voxels as a square of that side, 0 for the model's own tile, and the halo of a run where it fits.
+
 What the ratios are depends on the processor's instructions (AMX, AVX-512 BF16, VNNI), which the result names.
 
 Forms (fp16, int8) are measured where they lie beside the model; `cellengine export` makes them.
@@ -20,6 +22,8 @@ from cellengine.engine.backends.hardware import cpu_flags
 from cellengine.engine.flow import Stop, overlap
 from cellengine.engine.golden import golden_input
 from cellengine.engine.model_file import read_model_file, resolve_model
+from cellengine.engine.options import InferOptions
+from cellengine.engine.plan import plan_halo
 
 INSTRUCTIONS = {"avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8"}
 
@@ -28,10 +32,13 @@ def measure(name: str, side: int, runs: int) -> dict[str, Any]:
     """Seconds a tile of every combination that may run here, each in turn, with as many callers as are useful."""
     model = read_model_file(resolve_model(name))
     spec = model.spec
-    voxels = side * side
+    voxels = side * side or prod(spec.tile)
     shrink = (voxels / prod(spec.tile)) ** (1 / len(spec.tile))
     tile = tuple(max(d, round(t * shrink / d) * d) for t, d in zip(spec.tile, spec.divisor, strict=True))
     batch = golden_input(len(spec.channels), tile)
+    halo = plan_halo(spec, InferOptions())
+    fits = spec.answers_voxels and all(2 * h < n for h, n in zip(halo, tile, strict=True))
+    used = halo if fits else None
     with ExitStack() as opened:
         functions = {}
         proofs = {}
@@ -43,7 +50,7 @@ def measure(name: str, side: int, runs: int) -> dict[str, Any]:
             calls = range(2 * session.concurrency)
 
             def run(session: Any = session, calls: range = calls) -> None:
-                for _ in overlap(lambda _: session.run(batch) and None, calls, session.concurrency, Stop()):
+                for _ in overlap(lambda _: session.run(batch, used) and None, calls, session.concurrency, Stop()):
                     pass
 
             functions[key] = (run, len(calls))
@@ -59,6 +66,7 @@ def measure(name: str, side: int, runs: int) -> dict[str, Any]:
     over_bf16 = {key: ratio(times, "openvino_bf16", key) for key in times} if "openvino_bf16" in times else {}
     return {
         "tile": list(tile),
+        "halo": list(halo) if fits else None,
         "times_over_onnxruntime_fp32": over_onnxruntime,
         "times_over_openvino_bf16": over_bf16,
         "parity": proofs,

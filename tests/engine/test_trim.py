@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from cellengine.engine.backends.trim import trim
+from cellengine.engine.backends.trim import trim, worth_cutting
 
 RNG = np.random.default_rng(0)
 
@@ -183,3 +183,30 @@ def test_scales_stay_beside_their_layers() -> None:
     assert [makers[node.input[0]] for node in layers] == ["DequantizeLinear"]
     joined = next(node for node in trimmed.graph.node if node.op_type == "Concat")
     assert [makers[name] for name in joined.input] == ["ConvTranspose", "DequantizeLinear"]
+
+
+def test_heads_of_one_value_are_one_layer() -> None:
+    graph = hourglass([2])
+    value = graph.nodes[-2].input[0]
+    outputs = [
+        graph.add("Sigmoid", graph.conv(value, 1)),
+        graph.conv(value, 1),
+        graph.conv(value, 3),
+        graph.conv(value),
+    ]
+    trimmed = onnx.load_model_from_string(check(graph.model(*outputs, graph.nodes[7].output[0]), (10, 10)))
+    reading = [n for n in trimmed.graph.node if n.op_type == "Conv"]
+    assert len(reading) == len([n for n in graph.nodes if n.op_type == "Conv"]), "without biases they stay as they are"
+    for node in graph.nodes:
+        if node.op_type == "Conv":
+            node.input.append(graph.store(RNG.random(2).astype(np.float32)))
+    trimmed = onnx.load_model_from_string(check(graph.model(*outputs), (10, 10)))
+    kernels = [list(n.attribute[0].ints or n.attribute[1].ints) for n in trimmed.graph.node if n.op_type == "Conv"]
+    assert len(kernels) == 3 + 2, "three layers, a head of 1 x 1 and one of 3 x 3"
+
+
+def test_cuts_are_made_where_they_save_more_than_they_cost() -> None:
+    assert worth_cutting((96, 96), (1024, 1024)) == (96, 96)
+    assert worth_cutting((96, 96), (2304, 2304)) == (0, 0)
+    assert worth_cutting((24, 48, 48), (176, 304, 224)) == (24, 48, 48)
+    assert worth_cutting((0, 0), (64, 64)) == (0, 0)

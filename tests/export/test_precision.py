@@ -239,6 +239,44 @@ def test_volumes_compute_in_int8(tmp_path: Path) -> None:
         assert 0 < np.abs(answer - exact).max() < 0.1
 
 
+@pytest.mark.parametrize("kind", ["unet-2d", "unet-3d"])
+def test_joins_read_whole_numbers_of_one_scale(kind: str) -> None:
+    """A skip connection costs a copy of bytes; the answer is that of the same graph with floats in between."""
+    config, task = FAMILIES[kind]
+    torch.manual_seed(1)
+    proto = name_nodes(to_onnx(build(config).eval(), spec_of(config, task)))
+    sides = (32, 32) if kind == "unet-2d" else (16, 32, 32)
+    channels = proto.graph.input[0].type.tensor_type.shape.dim[1].dim_value
+    picture = np.random.default_rng(0).random((1, channels, *sides), dtype=np.float32)
+    low = quantise(proto, measure_ranges(proto, [picture]))
+    onnx.checker.check_model(low, full_check=True)
+    makers = {name: node for node in low.graph.node for name in node.output}
+    joins = [node for node in low.graph.node if node.op_type == "Concat"]
+    assert joins
+    again = onnx.ModelProto()
+    again.CopyFrom(low)
+    for join in joins:
+        parts = [makers[name] for name in join.input]
+        assert {part.op_type for part in parts} == {"QuantizeLinear"}
+        (reader,) = [node for node in low.graph.node if join.output[0] in node.input]
+        assert reader.op_type == "DequantizeLinear"
+        stored = {t.name: t.raw_data for t in low.graph.initializer}
+        assert len({tuple(stored[name] for name in node.input[1:]) for node in (*parts, reader)}) == 1
+        place = [node.name for node in again.graph.node].index(join.name)
+        floats = again.graph.node[place]
+        scales = reader.input[1:]
+        for i, name in enumerate(join.input):
+            again.graph.node.insert(
+                place, onnx.helper.make_node("DequantizeLinear", [name, *scales], [f"{name}_float"])
+            )
+            floats.input[i] = f"{name}_float"
+        floats.output[0] = f"{join.name}_floats"
+        rounded = onnx.helper.make_node("QuantizeLinear", [floats.output[0], *scales], [join.output[0]])
+        again.graph.node.insert(place + len(parts) + 1, rounded)
+    for found, expected in zip(run(low, picture), run(again, picture), strict=True):
+        np.testing.assert_allclose(found, expected, atol=0.02)
+
+
 def test_windows_fit_the_network() -> None:
     pictures = [np.random.default_rng(0).random((3, *shape)) for shape in ((500, 300), (20, 7), (16, 16))]
     found = windows(pictures, (16, 16))

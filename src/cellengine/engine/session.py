@@ -78,12 +78,13 @@ def batches_on_a_device(session: Session) -> int:
     return max(1, session.concurrency // int(getattr(session, "devices", 1)))
 
 
-def core_of(outputs: Outputs, halo: Halo | None) -> Outputs:
-    """What lies inside of the halo, as views."""
-    if halo is None:
+def core_of(outputs: Outputs, halo: Halo | None, cut: Halo | None = None) -> Outputs:
+    """What lies inside of the halo, of which `cut` is off already, as views."""
+    if halo is None or halo == cut:
         return outputs
+    left = [h - c for h, c in zip(halo, cut or (0,) * len(halo), strict=True)]
     sides = next(iter(outputs.values())).shape[2:]
-    core = (slice(None), slice(None), *(slice(h, n - h) for h, n in zip(halo, sides, strict=True)))
+    core = (slice(None), slice(None), *(slice(a, n - a) for a, n in zip(left, sides, strict=True)))
     return {name: values[core] for name, values in outputs.items()}
 
 

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellengine.engine.backends.hardware import cpu_count, cuda_devices, exact_int8
-from cellengine.engine.backends.trim import trim
+from cellengine.engine.backends.trim import trim, worth_cutting
 from cellengine.engine.backends.wheels import both_wheels
 from cellengine.engine.model_file import ModelFile
 from cellengine.engine.recycle import Recycler
-from cellengine.engine.session import Gate, Halo, OutOfMemory, Outputs, check_batch, lacks_memory, run_error
+from cellengine.engine.session import Gate, Halo, OutOfMemory, Outputs, check_batch, core_of, lacks_memory, run_error
 from cellengine.errors import DeviceError, ModelError, ResourceError, missing_package
 from cellengine.ops.spare import release_free_memory
 from cellengine.spec import INPUT_NAME, ModelSpec
@@ -107,7 +107,7 @@ class OnnxRuntimeSession:
         self._model, self._max_vram = model, max_vram
         self._opening = threading.Lock()
         self._session: Any = None
-        self._halo: Halo | None = None
+        self._cut: Halo | None = None
         session = self._session_for(None)
         self._names = [output.name for output in session.get_outputs()]
         self._channels = _map_channels(session, self.spec)
@@ -117,12 +117,14 @@ class OnnxRuntimeSession:
         """See `Session.run`."""
         batch = check_batch(batch, self.spec, halo)
         with self._gate.enter():
-            session = self._session_for(halo)
+            cut = None if halo is None else worth_cutting(halo, batch.shape[2:])
+            session = self._session_for(cut)
             try:
                 if self._channels is None:
                     values = session.run(self._names, {INPUT_NAME: batch})
                     return {n: np.asarray(v, dtype=np.float32) for n, v in zip(self._names, values, strict=True)}
-                return self._run_bound(session, batch, self._channels, halo or (0,) * (batch.ndim - 2))
+                answers = self._run_bound(session, batch, self._channels, cut or (0,) * (batch.ndim - 2))
+                return core_of(answers, halo, cut)
             except Exception as error:
                 found = run_error(error, self, batch.shape)
                 if isinstance(found, OutOfMemory):
@@ -131,24 +133,24 @@ class OnnxRuntimeSession:
                     self._let_go()
                 raise found from error
 
-    def _run_bound(self, session: Any, batch: NDArray[np.float32], channels: dict[str, int], halo: Halo) -> Outputs:
+    def _run_bound(self, session: Any, batch: NDArray[np.float32], channels: dict[str, int], cut: Halo) -> Outputs:
         """Run with the outputs written straight to where the caller reads them."""
         binding = session.io_binding()
         binding.bind_cpu_input(INPUT_NAME, batch)
-        core = tuple(n - 2 * h for n, h in zip(batch.shape[2:], halo, strict=True))
+        core = tuple(n - 2 * h for n, h in zip(batch.shape[2:], cut, strict=True))
         outputs = {name: self._memory.empty((len(batch), channels[name], *core)) for name in self._names}
         for name, values in outputs.items():
             binding.bind_output(name, "cpu", 0, np.float32, values.shape, values.ctypes.data)
         session.run_with_iobinding(binding)
         return outputs
 
-    def _session_for(self, halo: Halo | None) -> Any:
-        """The model as it is or trimmed to a halo: one of them is loaded, with the memory that it has touched."""
+    def _session_for(self, cut: Halo | None) -> Any:
+        """The model as it is or trimmed by `cut`: one of them is loaded, with the memory that it has touched."""
         with self._opening:
-            if self._session is None or self._halo != halo:
+            if self._session is None or self._cut != cut:
                 self._session = None
-                content = self._model.content if halo is None else trim(self._model.content, halo)
-                self._session, self._halo = self._load(content), halo
+                content = self._model.content if cut is None else trim(self._model.content, cut)
+                self._session, self._cut = self._load(content), cut
             return self._session
 
     def _load(self, content: bytes) -> Any:

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from cellengine.engine.backends.exact import deciding_nodes, keep_exact
 from cellengine.engine.backends.hardware import cpu_count, cpu_name, exact_int8
-from cellengine.engine.backends.trim import trim
+from cellengine.engine.backends.trim import trim, worth_cutting
 from cellengine.engine.model_file import ModelFile
 from cellengine.engine.recycle import Recycler
-from cellengine.engine.session import Gate, Halo, OutOfMemory, Outputs, check_batch, run_error
+from cellengine.engine.session import Gate, Halo, OutOfMemory, Outputs, check_batch, core_of, run_error
 from cellengine.errors import DeviceError, ModelError, missing_package
 from cellengine.ops.spare import release_free_memory
 
@@ -136,7 +136,7 @@ class OpenVinoSession:
         self._compiled: OrderedDict[tuple[tuple[int, ...], Halo | None], _Compiled] = OrderedDict()
         self._content = model.content
         self._trimmed: tuple[Halo | None, Any] = None, None
-        """the halo that was asked for last, and the model for it"""
+        """the cut that was asked for last, and the model for it"""
         self._memory = Recycler(2 * self.concurrency * len(model.spec.outputs))
         try:
             self._model: Any = core.read_model(model.content)
@@ -152,7 +152,8 @@ class OpenVinoSession:
         batch = check_batch(batch, self.spec, halo)
         with self._gate.enter():
             try:
-                return self._for_shape(batch.shape, halo).run(batch)
+                cut = None if halo is None else worth_cutting(halo, batch.shape[2:])
+                return core_of(self._for_shape(batch.shape, cut).run(batch), halo, cut)
             except (RuntimeError, MemoryError) as error:
                 found = run_error(error, self, batch.shape)
                 if isinstance(found, OutOfMemory):
@@ -181,17 +182,17 @@ class OpenVinoSession:
         self._memory.clear()
         self._model, self._trimmed = None, (None, None)
 
-    def _for_shape(self, shape: tuple[int, ...], halo: Halo | None) -> _Compiled:
-        """The model for batches of `shape` with that halo; the one used longest ago makes room."""
+    def _for_shape(self, shape: tuple[int, ...], cut: Halo | None) -> _Compiled:
+        """The model for batches of `shape`, trimmed by `cut`; the one used longest ago makes room."""
         with self._compiling:
-            if (shape, halo) not in self._compiled:
-                self._compiled[shape, halo] = self._compile(shape, halo)
+            if (shape, cut) not in self._compiled:
+                self._compiled[shape, cut] = self._compile(shape, cut)
                 while len(self._compiled) > SHAPES_KEPT:
                     self._compiled.popitem(last=False)
-            self._compiled.move_to_end((shape, halo))
-            return self._compiled[shape, halo]
+            self._compiled.move_to_end((shape, cut))
+            return self._compiled[shape, cut]
 
-    def _compile(self, shape: tuple[int, ...], halo: Halo | None) -> _Compiled:
+    def _compile(self, shape: tuple[int, ...], cut: Halo | None) -> _Compiled:
         settings = {
             "INFERENCE_PRECISION_HINT": self._hint,
             "EXECUTION_MODE_HINT": "ACCURACY",
@@ -199,9 +200,9 @@ class OpenVinoSession:
             "INFERENCE_NUM_THREADS": self._threads,
             "ENABLE_CPU_PINNING": False,
         }
-        if halo is not None and self._trimmed[0] != halo:
-            self._trimmed = halo, self._core.read_model(trim(self._content, halo))
-        model = (self._model if halo is None else self._trimmed[1]).clone()
+        if cut is not None and self._trimmed[0] != cut:
+            self._trimmed = cut, self._core.read_model(trim(self._content, cut))
+        model = (self._model if cut is None else self._trimmed[1]).clone()
         model.reshape(list(shape))
         compiled = self._core.compile_model(model, "CPU", settings)
         found = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()

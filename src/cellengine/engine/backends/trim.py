@@ -10,11 +10,14 @@ each of its voxels is made from the same numbers.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
+
+from cellengine.engine.backends.heads import join_heads
 
 Voxels = tuple[int, ...]
 """per spatial axis, on both sides"""
@@ -23,14 +26,17 @@ _VOXELWISE = frozenset({"Relu", "LeakyRelu", "Sigmoid", "Tanh", "Clip", "Cast", 
 _SCALES = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _CHANNELWISE = frozenset({"Softmax", "Concat"})
 _JOINING = frozenset({"Add", "Sub", "Mul", "Concat"})
+_LARGEST_CORE = 0.75
+"""share of a tile beyond which its core is computed with the halo"""
 
 
 def trim(content: bytes, halo: Sequence[int]) -> bytes:
     """The model `content` with outputs that are `halo` voxels smaller on every side, and so its layers where they can.
 
-    It is for networks that answer voxel by voxel. A layer that is not understood is computed as it was.
+    It is for networks that answer voxel by voxel. Layers that are not understood stay as they were; heads are joined.
     """
     proto = onnx.load_model_from_string(content)
+    join_heads(proto.graph)
     trimmed = _Trimmed(proto.graph, tuple(halo))
     del proto.graph.node[:], proto.graph.value_info[:]
     proto.graph.node.extend(trimmed.nodes)
@@ -39,6 +45,16 @@ def trim(content: bytes, halo: Sequence[int]) -> bytes:
         for axis in range(len(halo)):
             output.type.tensor_type.shape.dim[2 + axis].dim_param = f"{output.name}_{axis}"
     return bytes(proto.SerializeToString())
+
+
+def worth_cutting(halo: Sequence[int], sides: Sequence[int]) -> tuple[int, ...]:
+    """The halo to trim a graph to for tiles of `sides`: none where the cuts would cost more than they save.
+
+    A cut copies a skip connection. Of tiles of 2304 px with a halo of 96 px, whose cores are 84 % of them, a U-Net in
+    bf16 took 5 % longer with cuts; of tiles of 1024 px, 66 %, it took 18 % less.
+    """
+    core = prod((n - 2 * h) / n for h, n in zip(halo, sides, strict=True))
+    return tuple(halo) if core < _LARGEST_CORE else (0,) * len(halo)
 
 
 class _Trimmed:
@@ -137,7 +153,7 @@ def _spare(graph: onnx.GraphProto, halo: Voxels, fixed: dict[str, tuple[int, ...
     spare: dict[str, Voxels] = {output.name: halo for output in graph.output}
     for node, known in zip(reversed(graph.node), reversed(understood), strict=True):
         after = [spare[name] for name in node.output if name in spare]
-        before = _before(node, after[0], fixed) if known and len(after) == 1 else None
+        before = _before(node, tuple(map(min, *after, after[0])), fixed) if known and after else None
         for name in node.input:
             spare[name] = tuple(map(min, spare.get(name, before or none), before or none))
     return spare
@@ -151,6 +167,8 @@ def _before(node: onnx.NodeProto, after: Voxels, fixed: dict[str, tuple[int, ...
     if kind in _CHANNELWISE or kind in _JOINING:
         even = all(set(fixed[name][-len(after) :]) <= {1} for name in node.input if name in fixed)
         return after if even and (kind not in _CHANNELWISE or settings.get("axis") == 1) else None
+    if kind == "Split":
+        return after if settings.get("axis") == 1 else None
     if kind == "MaxPool" and steps is not None:
         return _times(after, steps)
     if kind == "ConvTranspose" and steps is not None:
