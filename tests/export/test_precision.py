@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 torch = pytest.importorskip("torch")
 
 from cellengine.engine.backends import BACKENDS, available, hardware, open_session
+from cellengine.engine.backends.signed import with_signs
 from cellengine.engine.golden import check_golden
 from cellengine.engine.infer import infer_array
 from cellengine.engine.model_file import read_model_file
@@ -239,8 +240,9 @@ def test_volumes_compute_in_int8(tmp_path: Path) -> None:
         assert 0 < np.abs(answer - exact).max() < 0.1
 
 
+@pytest.mark.parametrize("centred", [True, False])
 @pytest.mark.parametrize("kind", ["unet-2d", "unet-3d"])
-def test_joins_read_whole_numbers_of_one_scale(kind: str) -> None:
+def test_joins_read_whole_numbers_of_one_scale(kind: str, centred: bool) -> None:
     """A skip connection costs a copy of bytes; the answer is that of the same graph with floats in between."""
     config, task = FAMILIES[kind]
     torch.manual_seed(1)
@@ -248,7 +250,7 @@ def test_joins_read_whole_numbers_of_one_scale(kind: str) -> None:
     sides = (32, 32) if kind == "unet-2d" else (16, 32, 32)
     channels = proto.graph.input[0].type.tensor_type.shape.dim[1].dim_value
     picture = np.random.default_rng(0).random((1, channels, *sides), dtype=np.float32)
-    low = quantise(proto, measure_ranges(proto, [picture]))
+    low = quantise(proto, measure_ranges(proto, [picture]), centred=centred)
     onnx.checker.check_model(low, full_check=True)
     makers = {name: node for node in low.graph.node for name in node.output}
     joins = [node for node in low.graph.node if node.op_type == "Concat"]
@@ -275,6 +277,36 @@ def test_joins_read_whole_numbers_of_one_scale(kind: str) -> None:
         again.graph.node.insert(place + len(parts) + 1, rounded)
     for found, expected in zip(run(low, picture), run(again, picture), strict=True):
         np.testing.assert_allclose(found, expected, atol=0.02)
+    for found, expected in zip(run(low, picture), run(proto, picture), strict=True):
+        np.testing.assert_allclose(found, expected, atol=0.1)
+
+
+def test_numbers_around_128_are_signed_for_openvino() -> None:
+    """The same answers to the bit; other zero points, and those of weights, stay."""
+    config, task = FAMILIES["unet-2d"]
+    torch.manual_seed(1)
+    proto = name_nodes(to_onnx(build(config).eval(), spec_of(config, task)))
+    picture = np.random.default_rng(0).normal(0, 0.5, (1, 2, 32, 32)).astype(np.float32)
+    low = quantise(proto, measure_ranges(proto, [picture]), centred=True)
+    signed = onnx.load_model_from_string(with_signs(low.SerializeToString()))
+    onnx.checker.check_model(signed, full_check=True)
+
+    def zeros(graph: onnx.GraphProto) -> list[tuple[int, int]]:
+        stored = {tensor.name: tensor for tensor in graph.initializer}
+        read = [stored[n.input[2]] for n in graph.node if n.op_type == "QuantizeLinear"]
+        return [(tensor.data_type, int(numpy_helper.to_array(tensor))) for tensor in read]
+
+    before, after = zeros(low.graph), zeros(signed.graph)
+    assert {(TensorProto.UINT8, 128), (TensorProto.UINT8, 0)} == set(before)
+    assert after == [(TensorProto.INT8, 0) if pair[1] == 128 else pair for pair in before]
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    answers = [
+        onnxruntime.InferenceSession(graph.SerializeToString(), options).run(None, {"image": picture})
+        for graph in (low, signed)
+    ]
+    for unsigned, found in zip(*answers, strict=True):
+        np.testing.assert_array_equal(found, unsigned)
 
 
 def test_windows_fit_the_network() -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from cellengine.engine.backends.exact import deciding_nodes, keep_exact
 from cellengine.engine.backends.hardware import cpu_count, cpu_name, exact_int8
+from cellengine.engine.backends.signed import with_signs
 from cellengine.engine.backends.trim import trim, worth_cutting
 from cellengine.engine.model_file import ModelFile
 from cellengine.engine.recycle import Recycler
@@ -134,12 +135,12 @@ class OpenVinoSession:
         self._gate = Gate(self.concurrency)
         self._compiling = threading.Lock()
         self._compiled: OrderedDict[tuple[tuple[int, ...], Halo | None], _Compiled] = OrderedDict()
-        self._content = model.content
+        self._content = with_signs(model.content) if model.form == "int8" else model.content
         self._trimmed: tuple[Halo | None, Any] = None, None
         """the cut that was asked for last, and the model for it"""
         self._memory = Recycler(2 * self.concurrency * len(model.spec.outputs))
         try:
-            self._model: Any = core.read_model(model.content)
+            self._model: Any = core.read_model(self._content)
             if self._hint == "bf16" and model.spec.task == "detection":
                 self._model = keep_exact(core, self._model, deciding_nodes(self._model))
         except RuntimeError as error:
