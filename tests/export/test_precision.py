@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 torch = pytest.importorskip("torch")
 
 from cellengine.engine.backends import BACKENDS, available, hardware, open_session
-from cellengine.engine.backends.signed import with_signs
+from cellengine.engine.backends.whole_numbers import cutting_whole_numbers, with_signs
 from cellengine.engine.golden import check_golden
 from cellengine.engine.infer import infer_array
 from cellengine.engine.model_file import read_model_file
@@ -281,8 +282,8 @@ def test_joins_read_whole_numbers_of_one_scale(kind: str, centred: bool) -> None
         np.testing.assert_allclose(found, expected, atol=0.1)
 
 
-def test_numbers_around_128_are_signed_for_openvino() -> None:
-    """The same answers to the bit; other zero points, and those of weights, stay."""
+def test_whole_numbers_are_written_as_runtimes_want_them() -> None:
+    """The same answers to the bit: signed around 0, other zero points and those of weights stay; cut when rounded."""
     config, task = FAMILIES["unet-2d"]
     torch.manual_seed(1)
     proto = name_nodes(to_onnx(build(config).eval(), spec_of(config, task)))
@@ -301,12 +302,17 @@ def test_numbers_around_128_are_signed_for_openvino() -> None:
     assert after == [(TensorProto.INT8, 0) if pair[1] == 128 else pair for pair in before]
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    content = low.SerializeToString()
+    cut = cutting_whole_numbers(content)
+    kinds = [Counter(n.op_type for n in onnx.load_model_from_string(c).graph.node) for c in (content, cut)]
+    assert kinds[0]["Relu"] == kinds[1]["Max"] > kinds[1]["Relu"] == 0
     answers = [
-        onnxruntime.InferenceSession(graph.SerializeToString(), options).run(None, {"image": picture})
-        for graph in (low, signed)
+        onnxruntime.InferenceSession(graph, options).run(None, {"image": picture})
+        for graph in (content, signed.SerializeToString(), cut)
     ]
-    for unsigned, found in zip(*answers, strict=True):
-        np.testing.assert_array_equal(found, unsigned)
+    for unsigned, *others in zip(*answers, strict=True):
+        for found in others:
+            np.testing.assert_array_equal(found, unsigned)
 
 
 def test_windows_fit_the_network() -> None:

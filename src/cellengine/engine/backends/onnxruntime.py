@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from cellengine.engine.backends.hardware import cpu_count, cuda_devices, exact_int8
 from cellengine.engine.backends.trim import trim, worth_cutting
 from cellengine.engine.backends.wheels import both_wheels
+from cellengine.engine.backends.whole_numbers import cutting_whole_numbers
 from cellengine.engine.model_file import ModelFile
 from cellengine.engine.recycle import Recycler
 from cellengine.engine.session import Gate, Halo, OutOfMemory, Outputs, check_batch, core_of, lacks_memory, run_error
@@ -105,6 +106,7 @@ class OnnxRuntimeSession:
         # on a CPU one run at a time has all cores: two took 10 % longer, and twice the memory to touch and to hold
         self._gate = Gate(1 if device == "cpu" else CONCURRENCY)
         self._model, self._max_vram = model, max_vram
+        self._content = cutting_whole_numbers(model.content) if model.form == "int8" else model.content
         self._opening = threading.Lock()
         self._session: Any = None
         self._cut: Halo | None = None
@@ -149,7 +151,7 @@ class OnnxRuntimeSession:
         with self._opening:
             if self._session is None or self._cut != cut:
                 self._session = None
-                content = self._model.content if cut is None else trim(self._model.content, cut)
+                content = self._content if cut is None else trim(self._content, cut)
                 self._session, self._cut = self._load(content), cut
             return self._session
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from cellengine.engine.backends.exact import deciding_nodes, keep_exact
 from cellengine.engine.backends.hardware import cpu_count, cpu_name, exact_int8
-from cellengine.engine.backends.signed import with_signs
 from cellengine.engine.backends.trim import trim, worth_cutting
+from cellengine.engine.backends.whole_numbers import with_signs
 from cellengine.engine.model_file import ModelFile
 from cellengine.engine.recycle import Recycler
 from cellengine.engine.session import Gate, Halo, OutOfMemory, Outputs, check_batch, core_of, run_error
