@@ -159,6 +159,16 @@ def test_layers_that_are_not_understood(unknown: str) -> None:
     check(graph.model(graph.conv(up)), (14, 9))
 
 
+def test_what_nobody_reads_is_left_out() -> None:
+    graph = hourglass([2])
+    value = graph.nodes[-1].output[0]
+    graph.add("Softmax", graph.nodes[4].output[0], axis=3)
+    trimmed = check(graph.model(value), (20, 20), (64, 64))
+    assert "Softmax" not in {node.op_type for node in onnx.load_model_from_string(trimmed).graph.node}
+    image = RNG.random((1, 2, 64, 64), dtype=np.float32)
+    assert voxels_of(trimmed, image, "ConvTranspose") == [28 * 28]
+
+
 def test_several_outputs_and_one_that_is_read_again() -> None:
     graph = hourglass([2, 2])
     value = graph.nodes[-1].output[0]
@@ -188,21 +198,17 @@ def test_scales_stay_beside_their_layers() -> None:
 def test_heads_of_one_value_are_one_layer() -> None:
     graph = hourglass([2])
     value = graph.nodes[-2].input[0]
-    outputs = [
-        graph.add("Sigmoid", graph.conv(value, 1)),
-        graph.conv(value, 1),
-        graph.conv(value, 3),
-        graph.conv(value),
-    ]
-    trimmed = onnx.load_model_from_string(check(graph.model(*outputs, graph.nodes[7].output[0]), (10, 10)))
-    reading = [n for n in trimmed.graph.node if n.op_type == "Conv"]
-    assert len(reading) == len([n for n in graph.nodes if n.op_type == "Conv"]), "without biases they stay as they are"
+    heads = [graph.conv(value, 1), graph.conv(value, 1), graph.conv(value, 3), graph.conv(value)]
+    outputs = [graph.add("Sigmoid", heads[0]), *heads[1:], graph.nodes[-8].output[0]]
+
+    def layers(content: bytes) -> int:
+        return sum(node.op_type == "Conv" for node in onnx.load_model_from_string(content).graph.node)
+
+    assert layers(check(graph.model(*outputs), (10, 10))) == 3 + 4, "without biases they stay as they are"
     for node in graph.nodes:
         if node.op_type == "Conv":
             node.input.append(graph.store(RNG.random(2).astype(np.float32)))
-    trimmed = onnx.load_model_from_string(check(graph.model(*outputs), (10, 10)))
-    kernels = [list(n.attribute[0].ints or n.attribute[1].ints) for n in trimmed.graph.node if n.op_type == "Conv"]
-    assert len(kernels) == 3 + 2, "three layers, a head of 1 x 1 and one of 3 x 3"
+    assert layers(check(graph.model(*outputs), (10, 10))) == 3 + 2, "three layers, a head of 1 x 1 and one of 3 x 3"
 
 
 def test_cuts_are_made_where_they_save_more_than_they_cost() -> None:

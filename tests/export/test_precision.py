@@ -256,6 +256,8 @@ def test_joins_read_whole_numbers_of_one_scale(kind: str, centred: bool) -> None
     makers = {name: node for node in low.graph.node for name in node.output}
     joins = [node for node in low.graph.node if node.op_type == "Concat"]
     assert joins
+    read = {name for node in low.graph.node for name in node.input} | {output.name for output in low.graph.output}
+    assert all(read.intersection(node.output) for node in low.graph.node), "nothing is made for nobody"
     again = onnx.ModelProto()
     again.CopyFrom(low)
     for join in joins:

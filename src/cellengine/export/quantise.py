@@ -208,6 +208,9 @@ def _join_whole_numbers(graph: onnx.GraphProto) -> None:
                 node.input[i] = part.input[0]
         node.output[0] = readers[0].output[0]
         graph.node.remove(readers[0])
+        for part in parts:
+            if part is not None and not any(part.output[0] in n.input for n in graph.node):
+                graph.node.remove(part)
 
 
 def _session(proto: onnx.ModelProto) -> Any:

@@ -25,7 +25,7 @@ Voxels = tuple[int, ...]
 _VOXELWISE = frozenset({"Relu", "LeakyRelu", "Sigmoid", "Tanh", "Clip", "Cast", "Identity"})
 _SCALES = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _CHANNELWISE = frozenset({"Softmax", "Concat"})
-_JOINING = frozenset({"Add", "Sub", "Mul", "Concat"})
+_JOINING = frozenset({"Add", "Sub", "Mul", "Max", "Min", "Concat"})
 _LARGEST_CORE = 0.75
 """share of a tile beyond which its core is computed with the halo"""
 
@@ -71,7 +71,8 @@ class _Trimmed:
         """value -> voxels that are cut off it; never more than nobody needs"""
         renamed = {output.name: f"{output.name}_whole" for output in graph.output}
         for node in graph.node:
-            self._add(node, renamed)
+            if not self._spare.keys().isdisjoint(node.output):
+                self._add(node, renamed)
         for name, whole in renamed.items():
             last = self._slice(whole, _minus(halo, self._off.get(name, self._none)))
             self.nodes.append(onnx.helper.make_node("Identity", [last], [name]))
@@ -100,21 +101,18 @@ class _Trimmed:
         self.nodes.append(taken)
 
     def _cut(self, name: str, wanted: Voxels) -> str:
-        """A value with `wanted` cut off it. Runtimes join layers with the scales beside them: the cut goes before."""
+        """A value with `wanted` cut off it; of rounded ones the whole numbers, so that scales stay beside layers."""
         missing = _minus(wanted, self._off.get(name, self._none))
         if not any(missing):
             return name
-        scales: list[onnx.NodeProto] = []
-        while (maker := self._makers.get(name)) is not None and maker.op_type in _SCALES:
-            scales.append(maker)
-            name = maker.input[0]
-        last = self._slice(name, missing)
-        for maker in reversed(scales):
-            again = onnx.NodeProto()
-            again.CopyFrom(maker)
-            again.input[0], again.output[0] = last, f"{maker.output[0]}_{len(self.nodes)}"
-            again.name = last = again.output[0]
-            self.nodes.append(again)
+        maker = self._makers.get(name)
+        if maker is None or maker.op_type != "DequantizeLinear":
+            return self._slice(name, missing)
+        again = onnx.NodeProto()
+        again.CopyFrom(maker)
+        again.input[0] = self._slice(maker.input[0], missing)
+        last = again.name = again.output[0] = f"{name}_{len(self.nodes)}"
+        self.nodes.append(again)
         return last
 
     def _slice(self, name: str, by: Voxels) -> str:
@@ -153,7 +151,9 @@ def _spare(graph: onnx.GraphProto, halo: Voxels, fixed: dict[str, tuple[int, ...
     spare: dict[str, Voxels] = {output.name: halo for output in graph.output}
     for node, known in zip(reversed(graph.node), reversed(understood), strict=True):
         after = [spare[name] for name in node.output if name in spare]
-        before = _before(node, tuple(map(min, *after, after[0])), fixed) if known and after else None
+        if not after:
+            continue  # nobody reads it
+        before = _before(node, tuple(map(min, *after, after[0])), fixed) if known else None
         for name in node.input:
             spare[name] = tuple(map(min, spare.get(name, before or none), before or none))
     return spare
