@@ -36,11 +36,15 @@ from cellengine.engine.session import Session
 BOTH = (("openvino", "bf16"), ("onnxruntime", "fp32"))
 
 
-def bare(session: Session, shape: tuple[int, ...], options: InferOptions) -> Callable[[], object]:
-    """The network alone: as many batches of the same shape as `infer` needs, called by as many threads."""
+def bare(session: Session, shape: tuple[int, ...], options: InferOptions, *, cores: bool) -> Callable[[], object]:
+    """The network alone: as many batches of the same shape as `infer` needs, called by as many threads.
+
+    `cores`: it answers the cores of tiles, as `infer` asks it to; otherwise all of every tile, as it was exported.
+    """
     plan = plan_picture(shape, session, options)
     batch = np.random.default_rng(0).random((1, len(session.spec.channels), *plan.tile), dtype=np.float32)
-    return lambda: list(overlap(lambda _: session.run(batch), range(len(plan.grid)), session.concurrency, Stop()))
+    halo = plan.halo if cores else None
+    return lambda: list(overlap(lambda _: session.run(batch, halo), range(len(plan.grid)), session.concurrency, Stop()))
 
 
 def compare(
@@ -54,20 +58,22 @@ def compare(
             resolve_model(model), device=device.device, backend=device.backend, precision=device.precision
         )
 
-    def cold() -> None:
+    def cold(cores: bool) -> None:
         with opened() as session:
-            bare(session, shape, options)()
+            bare(session, shape, options, cores=cores)()
 
     functions = {
         "infer": lambda: infer_files([str(picture)], model, output, options, device, restart=True),
-        "session": cold,
+        "session": lambda: cold(False),
+        "session_of_cores": lambda: cold(True),
     }
     times = paired(functions, runs)
     with opened() as session:  # not beside the others: `infer` is alone on a machine, and its memory is its own
-        times |= paired({"warm_session": bare(session, shape, options)}, runs)
+        times |= paired({"warm_session": bare(session, shape, options, cores=False)}, runs)
     (record,) = read_json(output / RUN)["files"].values()
     return {
         "overhead": ratio(times, "infer", "session"),
+        "overhead_over_cores": ratio(times, "infer", "session_of_cores"),
         "overhead_over_warm_session": ratio(times, "infer", "warm_session"),
         "times": times,
         **{name: record[name] for name in ("tile", "halo", "objects")},
