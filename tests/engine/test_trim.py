@@ -83,7 +83,8 @@ def voxels_of(content: bytes, image: np.ndarray, kind: str) -> list[int]:
 
 
 def check(content: bytes, halo: tuple[int, int], sides: tuple[int, int] = (48, 60)) -> bytes:
-    trimmed = trim(content, halo)
+    trimmed, cut = trim(content, halo)
+    assert cut == halo
     onnx.checker.check_model(trimmed, full_check=True)
     image = RNG.random((2, 2, *sides), dtype=np.float32)
     for whole, core in zip(answers(content, image), answers(trimmed, image), strict=True):
@@ -175,6 +176,25 @@ def test_several_outputs_and_one_that_is_read_again() -> None:
     other = graph.conv(value)
     inner = graph.nodes[-4].output[0]
     check(graph.model(value, other, inner), (16, 8))
+
+
+def test_an_output_that_is_joined_again() -> None:
+    graph = Graph()
+    first = graph.conv("image")
+    check(graph.model(first, graph.conv(graph.join(graph.enlarge(graph.pool(first, 2), 2), first))), (12, 9))
+
+
+def test_branches_are_left_alone() -> None:
+    """What the body of an If reads is read by nobody else."""
+    graph = hourglass([2])
+    value = graph.nodes[-1].output[0]
+    bodies = {}
+    for name, kind in (("then_branch", "Relu"), ("else_branch", "Neg")):
+        made = helper.make_tensor_value_info(f"{name}_made", TensorProto.FLOAT, None)
+        bodies[name] = helper.make_graph([helper.make_node(kind, [value], [made.name])], name, [], [made])
+    chosen = graph.add("If", graph.store(np.array(True)), channels=2, **bodies)
+    content = graph.model(chosen)
+    assert trim(content, (8, 8)) == (content, (0, 0))
 
 
 def test_scales_stay_beside_their_layers() -> None:

@@ -88,6 +88,11 @@ def core_of(outputs: Outputs, halo: Halo | None, cut: Halo | None = None) -> Out
     return {name: values[core] for name, values in outputs.items()}
 
 
+def has_core(halo: Halo, sides: tuple[int, ...]) -> bool:
+    """Whether something of a tile lies inside of the halo."""
+    return len(halo) == len(sides) and all(0 <= 2 * h < n for h, n in zip(halo, sides, strict=True))
+
+
 def check_batch(batch: NDArray[np.float32], spec: ModelSpec, halo: Halo | None = None) -> NDArray[np.float32]:
     """`batch`, writeable and in C order, when a network of `spec` takes it; otherwise InputError."""
     if batch.ndim != 2 + len(spec.axes):
@@ -106,9 +111,7 @@ def check_batch(batch: NDArray[np.float32], spec: ModelSpec, halo: Halo | None =
             f"A batch of shape {batch.shape} does not fit: it must not be empty, "
             f"and {spec.name} takes sides that are multiples of {spec.divisor}."
         )
-    if halo is not None and not (
-        spec.answers_voxels and all(2 * h < n for h, n in zip(halo, batch.shape[2:], strict=True))
-    ):
+    if halo is not None and not (spec.answers_voxels and has_core(halo, batch.shape[2:])):
         raise InputError(f"A batch of shape {batch.shape} has no core in a halo of {halo} for {spec.name}.")
     # runtimes take the memory as it is, and refuse read-only memory even when they only read
     return np.require(batch, requirements=["C", "A", "W"])

@@ -159,7 +159,7 @@ def _joined(proto: onnx.ModelProto, layers: Layers, ranges: Ranges, centred: boo
     """Ranges in which what is joined has one range, so that `_join_whole_numbers` can join it as it is."""
     found = dict(ranges)
     for node in proto.graph.node:
-        if node.op_type == "Concat" and node.name in set(layers.passing):
+        if node.op_type == "Concat" and node.name in set(layers.passing) and found.keys() >= set(node.input):
             parts = [found[name] for name in node.input]
             both = min(low for low, _ in parts), max(high for _, high in parts)
             found |= dict.fromkeys((*node.input, *node.output), both)
@@ -208,8 +208,8 @@ def _join_whole_numbers(graph: onnx.GraphProto) -> None:
                 node.input[i] = part.input[0]
         node.output[0] = readers[0].output[0]
         graph.node.remove(readers[0])
-        for part in parts:
-            if part is not None and not any(part.output[0] in n.input for n in graph.node):
+        for name, part in {part.output[0]: part for part in parts if part is not None}.items():
+            if not any(name in n.input for n in graph.node):
                 graph.node.remove(part)
 
 

@@ -56,7 +56,11 @@ class TorchSession:
                 f"Found a batch of {batch.dtype} {batch.shape}; {spec.name} takes float32 (N, {len(spec.channels)}, "
                 f"{', '.join(spec.axes)}) with sides that are multiples of {spec.divisor}."
             )
-        if halo is not None and any(2 * h >= n for h, n in zip(halo, sides, strict=True)):
+        if halo is not None and not (
+            spec.answers_voxels
+            and len(halo) == len(sides)
+            and all(0 <= 2 * h < n for h, n in zip(halo, sides, strict=True))
+        ):
             raise InputError(f"A batch of shape {batch.shape} has no core in a halo of {halo} for {spec.name}.")
         with self._one_at_a_time:
             if self._module is None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from cellengine.engine.backends.hardware import cpu_flags, cpu_name, cuda_devices
 from cellengine.engine.golden import golden_input
 from cellengine.engine.model_file import ModelFile
-from cellengine.engine.session import Halo, Session
+from cellengine.engine.session import Halo, Session, has_core
 from cellengine.errors import CellengineError, DeviceError
 from cellengine.records import RecordError, from_plain, to_plain
 from cellengine.spec import ModelSpec
@@ -159,8 +159,7 @@ def _timed_tile(spec: ModelSpec) -> tuple[int, ...]:
 
 def _timed_halo(spec: ModelSpec) -> Halo | None:
     """The halo that runs have, where the timed tile has room for it."""
-    fits = all(2 * h < n for h, n in zip(spec.halo, _timed_tile(spec), strict=True))
-    return spec.halo if spec.answers_voxels and fits else None
+    return spec.halo if spec.answers_voxels and has_core(spec.halo, _timed_tile(spec)) else None
 
 
 def timed_voxels(spec: ModelSpec) -> int:

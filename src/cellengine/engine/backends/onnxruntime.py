@@ -106,11 +106,14 @@ class OnnxRuntimeSession:
         # on a CPU one run at a time has all cores: two took 10 % longer, and twice the memory to touch and to hold
         self._gate = Gate(1 if device == "cpu" else CONCURRENCY)
         self._model, self._max_vram = model, max_vram
-        self._content = cutting_whole_numbers(model.content) if model.form == "int8" else model.content
+        self._content = model.content
+        if model.form == "int8" and device == "cpu":  # a GPU has no maximum of bytes
+            self._content = cutting_whole_numbers(model.content)
         self._opening = threading.Lock()
         self._session: Any = None
+        self._wanted: Halo | None = None
         self._cut: Halo | None = None
-        session = self._session_for(None)
+        session, _ = self._session_for(None)
         self._names = [output.name for output in session.get_outputs()]
         self._channels = _map_channels(session, self.spec)
         self._memory = Recycler(len(self._names) * (CONCURRENCY + 1))
@@ -119,21 +122,21 @@ class OnnxRuntimeSession:
         """See `Session.run`."""
         batch = check_batch(batch, self.spec, halo)
         with self._gate.enter():
-            cut = None if halo is None else worth_cutting(halo, batch.shape[2:])
-            session = self._session_for(cut)
+            session, cut = self._session_for(self._wanted_cut(halo, batch.shape[2:]))
             try:
                 if self._channels is None:
                     values = session.run(self._names, {INPUT_NAME: batch})
-                    return {n: np.asarray(v, dtype=np.float32) for n, v in zip(self._names, values, strict=True)}
-                answers = self._run_bound(session, batch, self._channels, cut or (0,) * (batch.ndim - 2))
-                return core_of(answers, halo, cut)
+                    found = {n: np.asarray(v, dtype=np.float32) for n, v in zip(self._names, values, strict=True)}
+                else:
+                    found = self._run_bound(session, batch, self._channels, cut or (0,) * (batch.ndim - 2))
+                return core_of(found, halo, cut)
             except Exception as error:
-                found = run_error(error, self, batch.shape)
-                if isinstance(found, OutOfMemory):
+                problem = run_error(error, self, batch.shape)
+                if isinstance(problem, OutOfMemory):
                     session = None
                     error.with_traceback(None)  # its frames hold the session and the batch's answers
                     self._let_go()
-                raise found from error
+                raise problem from error
 
     def _run_bound(self, session: Any, batch: NDArray[np.float32], channels: dict[str, int], cut: Halo) -> Outputs:
         """Run with the outputs written straight to where the caller reads them."""
@@ -146,14 +149,18 @@ class OnnxRuntimeSession:
         session.run_with_iobinding(binding)
         return outputs
 
-    def _session_for(self, cut: Halo | None) -> Any:
-        """The model as it is or trimmed by `cut`: one of them is loaded, with the memory that it has touched."""
+    def _wanted_cut(self, halo: Halo | None, sides: tuple[int, ...]) -> Halo | None:
+        """What to trim the model by. On a GPU it does not depend on the tile, so that one model is loaded at a time."""
+        return halo if halo is None or self.device != "cpu" else worth_cutting(halo, sides)
+
+    def _session_for(self, wanted: Halo | None) -> tuple[Any, Halo | None]:
+        """The model as it is or trimmed, and by how much: one is loaded, with the memory that it has touched."""
         with self._opening:
-            if self._session is None or self._cut != cut:
+            if self._session is None or self._wanted != wanted:
                 self._session = None
-                content = self._content if cut is None else trim(self._content, cut)
-                self._session, self._cut = self._load(content), cut
-            return self._session
+                content, cut = (self._content, None) if wanted is None else trim(self._content, wanted)
+                self._session, self._wanted, self._cut = self._load(content), wanted, cut
+            return self._session, self._cut
 
     def _load(self, content: bytes) -> Any:
         """A model loaded into the library, on the provider that was asked for or not at all."""

@@ -79,9 +79,10 @@ class OpenVino:
 
 
 class _Compiled:
-    """The model compiled for one batch shape, with its infer requests."""
+    """The model compiled for one batch shape, with its infer requests; its answers lack `cut`."""
 
-    def __init__(self, compiled: Any, requests: int, memory: Recycler) -> None:
+    def __init__(self, compiled: Any, requests: int, memory: Recycler, cut: Halo | None) -> None:
+        self.cut = cut
         self.requests: SimpleQueue[Any] = SimpleQueue()
         for _ in range(requests):
             self.requests.put(compiled.create_infer_request())
@@ -136,8 +137,8 @@ class OpenVinoSession:
         self._compiling = threading.Lock()
         self._compiled: OrderedDict[tuple[tuple[int, ...], Halo | None], _Compiled] = OrderedDict()
         self._content = with_signs(model.content) if model.form == "int8" else model.content
-        self._trimmed: tuple[Halo | None, Any] = None, None
-        """the cut that was asked for last, and the model for it"""
+        self._trimmed: tuple[Halo | None, Any, Halo | None] = None, None, None
+        """the cut that was asked for last, the model for it, and what is cut off its outputs"""
         self._memory = Recycler(2 * self.concurrency * len(model.spec.outputs))
         try:
             self._model: Any = core.read_model(self._content)
@@ -153,8 +154,8 @@ class OpenVinoSession:
         batch = check_batch(batch, self.spec, halo)
         with self._gate.enter():
             try:
-                cut = None if halo is None else worth_cutting(halo, batch.shape[2:])
-                return core_of(self._for_shape(batch.shape, cut).run(batch), halo, cut)
+                compiled = self._for_shape(batch.shape, None if halo is None else worth_cutting(halo, batch.shape[2:]))
+                return core_of(compiled.run(batch), halo, compiled.cut)
             except (RuntimeError, MemoryError) as error:
                 found = run_error(error, self, batch.shape)
                 if isinstance(found, OutOfMemory):
@@ -181,7 +182,7 @@ class OpenVinoSession:
         self._gate.close()
         self._compiled.clear()
         self._memory.clear()
-        self._model, self._trimmed = None, (None, None)
+        self._model, self._trimmed = None, (None, None, None)
 
     def _for_shape(self, shape: tuple[int, ...], cut: Halo | None) -> _Compiled:
         """The model for batches of `shape`, trimmed by `cut`; the one used longest ago makes room."""
@@ -202,16 +203,18 @@ class OpenVinoSession:
             "ENABLE_CPU_PINNING": False,
         }
         if cut is not None and self._trimmed[0] != cut:
-            self._trimmed = cut, self._core.read_model(trim(self._content, cut))
-        model = (self._model if cut is None else self._trimmed[1]).clone()
+            content, found = trim(self._content, cut)
+            self._trimmed = cut, self._core.read_model(content), found
+        model, off = (self._model, None) if cut is None else self._trimmed[1:]
+        model = model.clone()
         model.reshape(list(shape))
         compiled = self._core.compile_model(model, "CPU", settings)
-        found = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-        if found != self._hint:
+        kind = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        if kind != self._hint:
             raise DeviceError(
-                f"OpenVINO would compute in {found}, asked for was {self._hint}: take --backend onnxruntime."
+                f"OpenVINO would compute in {kind}, asked for was {self._hint}: take --backend onnxruntime."
             )
-        return _Compiled(compiled, self.concurrency, self._memory)
+        return _Compiled(compiled, self.concurrency, self._memory, off)
 
     def __enter__(self) -> Self:
         return self

@@ -30,21 +30,27 @@ _LARGEST_CORE = 0.75
 """share of a tile beyond which its core is computed with the halo"""
 
 
-def trim(content: bytes, halo: Sequence[int]) -> bytes:
+def trim(content: bytes, halo: Sequence[int]) -> tuple[bytes, Voxels]:
     """The model `content` with outputs that are `halo` voxels smaller on every side, and so its layers where they can.
 
     It is for networks that answer voxel by voxel. Layers that are not understood stay as they were; heads are joined.
+    Returned is the model with what is cut off its outputs: nothing, if it has branches or loops, which are left alone.
     """
     proto = onnx.load_model_from_string(content)
+    if any(a.type in (a.GRAPH, a.GRAPHS) for node in proto.graph.node for a in node.attribute):
+        return content, (0,) * len(halo)
     join_heads(proto.graph)
     trimmed = _Trimmed(proto.graph, tuple(halo))
     del proto.graph.node[:], proto.graph.value_info[:]
     proto.graph.node.extend(trimmed.nodes)
-    proto.graph.initializer.extend(trimmed.constants)
+    read = {name for node in trimmed.nodes for name in node.input}
+    stored = [tensor for tensor in proto.graph.initializer if tensor.name in read]
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend([*stored, *trimmed.constants])
     for output in proto.graph.output:
         for axis in range(len(halo)):
             output.type.tensor_type.shape.dim[2 + axis].dim_param = f"{output.name}_{axis}"
-    return bytes(proto.SerializeToString())
+    return bytes(proto.SerializeToString()), tuple(halo)
 
 
 def worth_cutting(halo: Sequence[int], sides: Sequence[int]) -> tuple[int, ...]:
@@ -69,15 +75,15 @@ class _Trimmed:
         self._spare = _spare(graph, halo, self._fixed)
         self._off: dict[str, Voxels] = {}
         """value -> voxels that are cut off it; never more than nobody needs"""
-        renamed = {output.name: f"{output.name}_whole" for output in graph.output}
+        self._renamed = {output.name: f"{output.name}_whole" for output in graph.output}
         for node in graph.node:
             if not self._spare.keys().isdisjoint(node.output):
-                self._add(node, renamed)
-        for name, whole in renamed.items():
-            last = self._slice(whole, _minus(halo, self._off.get(name, self._none)))
-            self.nodes.append(onnx.helper.make_node("Identity", [last], [name]))
+                self._add(node)
+        for name in self._renamed:
+            last = self._slice(name, _minus(halo, self._off.get(name, self._none)))
+            self.nodes.append(onnx.helper.make_node("Identity", [self._renamed.get(last, last)], [name]))
 
-    def _add(self, node: onnx.NodeProto, renamed: dict[str, str]) -> None:
+    def _add(self, node: onnx.NodeProto) -> None:
         """Take over a node, and cut what it reads."""
         inputs = list(node.input)
         off = [self._off.get(name, self._none) for name in inputs if name and name not in self._fixed]
@@ -95,8 +101,8 @@ class _Trimmed:
         taken = onnx.NodeProto()
         taken.CopyFrom(node)
         del taken.input[:], taken.output[:]
-        taken.input.extend(renamed.get(name, name) for name in inputs)
-        taken.output.extend(renamed.get(name, name) for name in node.output)
+        taken.input.extend(self._renamed.get(name, name) for name in inputs)
+        taken.output.extend(self._renamed.get(name, name) for name in node.output)
         self._off |= dict.fromkeys(node.output, after)
         self.nodes.append(taken)
 
@@ -118,12 +124,12 @@ class _Trimmed:
     def _slice(self, name: str, by: Voxels) -> str:
         if not any(by):
             return name
-        found = f"{name}_cut_{len(self.nodes)}"
+        found, whole = f"{name}_cut_{len(self.nodes)}", self._renamed.get(name, name)
         axes = [axis for axis, b in enumerate(by) if b]
         parts = {"starts": [by[a] for a in axes], "ends": [-by[a] for a in axes], "axes": [2 + a for a in axes]}
         names = {part: f"{found}_{part}" for part in parts}
         self.constants += [numpy_helper.from_array(np.array(parts[p], np.int64), names[p]) for p in parts]
-        self.nodes.append(onnx.helper.make_node("Slice", [name, *names.values()], [found], name=found))
+        self.nodes.append(onnx.helper.make_node("Slice", [whole, *names.values()], [found], name=found))
         return found
 
 
