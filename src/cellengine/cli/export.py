@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from cellengine.engine.backends import BACKENDS, OWN_FILE, PRECISIONS
-from cellengine.engine.model_file import form_path, read_model_file
+from cellengine.engine.model_file import form_path, read_model_file, resolve_model
 from cellengine.errors import DeviceError, ModelError, UsageError, missing_package
 
 
@@ -44,6 +44,12 @@ from cellengine.errors import DeviceError, ModelError, UsageError, missing_packa
     help="Detectors: replace the large layers of the box head by truncated ones of this rank.",
 )
 @click.option(
+    "--average",
+    type=(str, click.FloatRange(0, 1)),
+    metavar="MODEL SHARE",
+    help="Export the mean with the model that the run started from, say nuclei 0.3: it keeps what that one knew.",
+)
+@click.option(
     "--bioimageio",
     type=click.Path(path_type=Path),
     metavar="FILE.zip",
@@ -59,6 +65,7 @@ def command(
     verify_on: str | None,
     calibrate: str | None,
     svd_rank: int | None,
+    average: tuple[str, float] | None,
     bioimageio: Path | None,
     tensorrt: bool,
 ) -> None:
@@ -88,11 +95,15 @@ def command(
     if not checkpoint.exists():
         raise ModelError(f"{checkpoint} does not exist: give the folder of a training run, a checkpoint, or a model.")
     if checkpoint.suffix == ".onnx":
-        if svd_rank is not None:
-            raise UsageError("--svd-rank works on the weights of a training run: name the run, not the exported model.")
+        for name, value in (("--svd-rank", svd_rank), ("--average", average)):
+            if value is not None:
+                raise UsageError(
+                    f"{name} works on the weights of a training run: name the run, not the exported model."
+                )
         spec = export_file(checkpoint, output, precisions, verify_on, click.echo, calibrate)
     else:
-        spec = export_checkpoint(checkpoint, output, precisions, verify_on, click.echo, calibrate, svd_rank)
+        mean = None if average is None else (resolve_model(average[0]), average[1])
+        spec = export_checkpoint(checkpoint, output, precisions, verify_on, click.echo, calibrate, svd_rank, mean)
     click.echo(f"{output}: {spec.name}, {output.stat().st_size / 1e6:.1f} MB, verified in {', '.join(spec.precisions)}")
     forms = {name: form_path(output, name) for name in precisions if name in OWN_FILE}
     for path in forms.values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,6 +12,7 @@ import numpy as np
 from cellengine.engine.backends import OWN_FILE
 from cellengine.engine.model_file import read_model_file
 from cellengine.errors import ModelError, UsageError
+from cellengine.export.average import average_with
 from cellengine.export.model import export_forms, export_model
 from cellengine.export.pictures import Reading, list_by_split
 from cellengine.export.precision import WINDOWS
@@ -35,8 +37,11 @@ def export_checkpoint(
     echo: Callable[[str], None],
     calibrate: str | None = None,
     svd_rank: int | None = None,
+    average: tuple[Path, float] | None = None,
 ) -> ModelSpec:
     """Export `checkpoint` (a best.pt) to `output`; see `export_model`.
+
+    `average`: an exported model of the same network, and its share in the mean of both that is exported.
 
     `verify_on` is a list or folder of annotated pictures; by default those the run was validated on. `calibrate` names
     pictures for int8, as `infer` takes them; by default those the run was trained on.
@@ -51,6 +56,9 @@ def export_checkpoint(
         module.load_state_dict(state["model"])
     except RuntimeError as error:
         raise ModelError(f"{checkpoint}: its weights do not fit its network; train the model again.") from error
+    if average is not None:
+        average_with(module, *average)
+        spec = replace(spec, metrics={})
     reading = Reading.of_run(state)
     pictures, calibration = _pictures(verify_on or state["data"], calibrate, precisions, spec, reading)
     return export_model(module, spec, output, pictures, precisions, echo, calibration, svd_rank)
