@@ -66,8 +66,10 @@ class TorchSession:
             if self._module is None:
                 raise ValueError("The session is closed: make another one.")
             outputs = self._answer(self._module, batch)
-        core = () if halo is None else tuple(slice(h, n - h) for h, n in zip(halo, sides, strict=True))
-        return {name: values[(slice(None), slice(None), *core)] for name, values in outputs.items()}
+        if halo is None:
+            return outputs
+        core = (slice(None), slice(None), *(slice(h, n - h) for h, n in zip(halo, sides, strict=True)))
+        return {name: values[core] for name, values in outputs.items()}
 
     def _answer(self, module: nn.Module, batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         training = [part for part in module.modules() if part.training]
