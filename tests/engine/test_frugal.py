@@ -134,7 +134,7 @@ def scores(picture, limited):
         scene = scenes(MemorySource(picture), session.spec, options)[0]
         plan = plan_picture(scene.shape, session, options)
         scale = measure_scene(scene, session.spec.normalize).scale
-        session.run(np.zeros((1, 3, 64, 64), np.float32))
+        session.run(np.zeros((1, 3, 400, 400), np.float32), plan.halo)  # the graph is made for the halo, once
         before = resource.getrlimit(resource.RLIMIT_AS)
         if limited:
             used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
