@@ -55,7 +55,7 @@ def write_data(folder: Path, config: TrainConfig) -> dict[str, str]:
         (folder / name).mkdir()
     for i in range(6):
         image, labels = draw(shape, 40, random)
-        mask = labels if config.task != "semantic" else ((labels > 0) * 128).astype(np.uint8)
+        mask = labels if config.task != "semantic" else (labels > 0).astype(np.uint8)
         axes = {"metadata": {"axes": "ZYX"[3 - len(shape) :]}}
         tifffile.imwrite(folder / "images" / f"{i}.tif", image, **axes)
         tifffile.imwrite(folder / "labels" / f"{i}.tif", mask, **axes)

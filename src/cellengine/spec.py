@@ -114,6 +114,21 @@ class ClassOf:
 Decoder = DistanceWatershed | BoundaryWatershed | Components | ArgMax | Detections | ClassOf
 
 
+def needed_outputs(decoder: Decoder) -> tuple[OutputName, ...]:
+    """Outputs that a network must have for this decoder."""
+    match decoder:
+        case DistanceWatershed():
+            return ("foreground", "distance")
+        case BoundaryWatershed():
+            return ("boundary",)
+        case Components():
+            return ("foreground",)
+        case Detections():
+            return ("boxes", "scores", "masks", "count")
+        case _:
+            return ("classes",)
+
+
 @dataclass(frozen=True, slots=True)
 class Parity:
     """What a precision on a backend kept of the fp32 PyTorch model, measured on real pictures at export."""

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cellengine.errors import InputError, UsageError
-from cellengine.io.annotated import draw_split, list_annotated, read_annotated
+from cellengine.io.annotated import Item, list_annotated, read_annotated
 from cellengine.io.lists import read_pairs
+from cellengine.io.splits import draw_split
 from tests.synthetic import write_annotated
 
 SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
@@ -111,6 +112,46 @@ def test_volumes_in_one_file_with_axes_from_the_list(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "b.h5") as file:
         np.testing.assert_array_equal(picture.image[0], file["raw"][:])
         np.testing.assert_array_equal(picture.labels, file["label"][:])
+
+
+def labelled(folder: Path, labels: np.ndarray) -> Item:
+    tifffile.imwrite(folder / "image.tif", np.zeros(labels.shape, np.uint8))
+    tifffile.imwrite(folder / "label.tif", labels)
+    return Item(folder / "image.tif", folder / "label.tif", "train", "a", "")
+
+
+def test_negative_labels_are_refused_but_for_a_value_that_means_no_cell(tmp_path: Path) -> None:
+    labels = np.arange(100, dtype=np.int16).reshape(10, 10)
+    labels[2, 3] = -1
+    item = labelled(tmp_path, labels)
+    with pytest.raises(
+        InputError, match=r"label\.tif: the labels hold -1; expected whole numbers from 0, one a cell\.$"
+    ):
+        read_annotated(item)
+    np.testing.assert_array_equal(read_annotated(item, keep=[-1]).labels, labels)
+    labels[0, 0] = -7
+    with pytest.raises(InputError, match="the labels hold -7"):
+        read_annotated(labelled(tmp_path, labels), keep=[-1])
+
+
+@pytest.mark.parametrize("kind", [np.uint32, np.uint64, np.int32, np.int64])
+def test_labels_that_are_large_for_the_picture_become_dense(tmp_path: Path, kind: type) -> None:
+    ids = np.random.default_rng(0).integers(2**30, 2**31 - 1, 20).astype(kind)
+    ids[0], unknown = 7, 2**31 - 1
+    numbers = np.random.default_rng(1).integers(0, 22, (30, 40))
+    labels = np.array([0, *ids.tolist(), unknown], kind)[numbers]
+    found = read_annotated(labelled(tmp_path, labels), keep=[unknown]).labels
+    assert found.dtype == kind
+    np.testing.assert_array_equal(found == 0, labels == 0)
+    np.testing.assert_array_equal(found == unknown, labels == unknown)
+    pairs = np.unique(np.stack([found, labels]).reshape(2, -1), axis=1)
+    assert pairs.shape[1] == len(np.unique(pairs[0])) == len(np.unique(pairs[1])) == 22
+    assert pairs[0].tolist()[:-1] == list(range(21))
+
+
+def test_labels_that_are_small_enough_stay_as_they_are(tmp_path: Path) -> None:
+    labels = np.array([[0, 3], [65535, 255]], np.uint16)
+    np.testing.assert_array_equal(read_annotated(labelled(tmp_path, labels)).labels, labels)
 
 
 def test_a_list_that_lacks_what_is_asked_for(tmp_path: Path) -> None:

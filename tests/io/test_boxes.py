@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cellengine.errors import InputError
 from cellengine.io.boxes import Box, draw_ellipses, is_box_list, list_boxed, read_boxed
 from cellengine.io.crops import read_crops, window
+from cellengine.io.splits import join_copies, tell_apart
+
+COLUMNS = "frame,split,label,xmin,ymin,xmax,ymax"
 
 
-def write_boxes(folder: Path, rows: str, pictures: int = 2) -> Path:
+def write_boxes(folder: Path, rows: str, pictures: int = 2, columns: str = COLUMNS) -> Path:
     for i in range(pictures):
         image = np.full((40, 50), i, np.uint8)
         image[10:20, 20:30] = 200
         tifffile.imwrite(folder / f"f{i}.tif", image)
-    (folder / "cells.csv").write_text(f"frame,split,label,xmin,ymin,xmax,ymax\n{rows}\n")
+    (folder / "cells.csv").write_text(f"{columns}\n{rows}\n")
     return folder / "cells.csv"
 
 
@@ -63,6 +70,58 @@ def test_crops_are_cut_around_boxes_and_reflected_at_the_border(tmp_path: Path) 
     image = np.arange(20, dtype=np.float32).reshape(1, 4, 5)
     padded = np.pad(image[0], 3, mode="reflect")
     np.testing.assert_array_equal(window(image, (0, 0), (6, 6))[0], padded[0:6, 0:6])
+
+
+UNSPLIT = "\n".join(f"f{i}.tif,live,20,10,30,20" for i in range(8))
+
+
+def test_the_split_of_crops_is_drawn_as_asked(tmp_path: Path) -> None:
+    path = write_boxes(tmp_path, UNSPLIT, 8, columns="frame,label,xmin,ymin,xmax,ymax")
+    drawn = {}
+    for share in (0.25, 0.5):
+        for seed in range(4):
+            crops = read_crops(path, ("live", "dead"), (16, 12), validation_share=share, seed=seed)
+            drawn[share, seed] = tuple(crop.split for crop in crops)
+            assert drawn[share, seed].count("val") == 8 * share
+    assert len(set(drawn.values())) > 3
+    assert [crop.group for crop in crops] == [f"f{i}.tif" for i in range(8)]
+
+
+def test_a_copy_of_a_picture_in_another_split_is_named(tmp_path: Path) -> None:
+    path = write_boxes(tmp_path, ROWS)
+    shutil.copy(tmp_path / "f0.tif", tmp_path / "f1.tif")
+    for read in (list_boxed, partial(read_crops, classes=("live", "dead"), size_px=(16, 12))):
+        with pytest.raises(InputError, match=r"f0\.tif \(train\) and f1\.tif \(val\) are the same picture"):
+            read(path)
+
+
+def test_a_drawn_split_keeps_copies_together(tmp_path: Path) -> None:
+    path = write_boxes(tmp_path, UNSPLIT, 8, columns="frame,label,xmin,ymin,xmax,ymax")
+    shutil.copy(tmp_path / "f0.tif", tmp_path / "f5.tif")
+    for seed in range(8):
+        listed = list_boxed(path, validation_share=0.4, seed=seed)
+        assert listed[0].item.split == listed[5].item.split
+        assert listed[0].item.group == listed[5].item.group != listed[1].item.group
+
+
+def test_files_are_told_apart_by_all_their_bytes(tmp_path: Path) -> None:
+    """Same size, same beginning, another end: only a comparison of the whole tells."""
+    contents = [b"a" * 100_000 + end for end in (b"x", b"y", b"x", b"xx")] + [b"b" * 100_001]
+    paths = [tmp_path / str(i) for i in range(len(contents))]
+    for path, content in zip(paths, contents, strict=True):
+        path.write_bytes(content)
+    keys = tell_apart([*paths, tmp_path])
+    assert [keys.index(key) for key in keys] == [0, 1, 0, 3, 4, 5]
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcdefg"), st.integers(0, 9)), min_size=1, max_size=30))
+def test_joined_groups_share_nothing(entries: list[tuple[str, int]]) -> None:
+    groups, contents = zip(*entries, strict=True)
+    joined = join_copies(groups, contents)
+    for parts in (groups, contents):
+        assert len(set(zip(parts, joined, strict=True))) == len(set(parts)), "each is in one group alone"
+    if len(set(zip(groups, contents, strict=True))) == len(set(contents)):
+        assert joined == list(groups), "without copies across groups they stay what they are"
 
 
 @pytest.mark.parametrize(

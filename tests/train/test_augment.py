@@ -1,95 +1,100 @@
-"""What the augmentations of our own do to pictures, and what they leave alone."""
+"""What augmentation does to pictures, and what it leaves alone."""
 
 from __future__ import annotations
+
+import pickle
+from typing import Any
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from cellengine.train.augment import (
-    IMAGE,
-    TARGETS,
-    RandGlared,
-    RandStaind,
-    augment,
-    build_augmentation,
-    margin_px,
-)
-from cellengine.train.augmentations import AUGMENTATIONS
+from cellengine.train.augment import Augmentation, margin_px
+from cellengine.train.augmentations import AUGMENTATIONS, NONE
+from cellengine.train.light import add_noise, bend, blur, changes_of_light, glare, multiply, recolour, stain
 from cellengine.train.settings import AugmentConfig
 
+Array = np.ndarray[Any, Any]
 
-def picture(background: float, nucleus: float) -> dict[str, torch.Tensor]:
+
+def picture(background: float, nucleus: float) -> tuple[Array, Array]:
     """A colour picture with one square nucleus, and its foreground."""
-    image = torch.full((3, 64, 64), background)
+    image = np.full((3, 64, 64), background, np.float32)
     image[:, 20:30, 20:30] = nucleus
-    foreground = torch.zeros((1, 64, 64))
+    foreground = np.zeros((1, 64, 64), np.float32)
     foreground[:, 20:30, 20:30] = 1
-    return {IMAGE: image, TARGETS: foreground}
+    return image, foreground
 
 
-def test_glare_lowers_contrast_and_keeps_range_and_targets() -> None:
-    sample = picture(0.0, 1.0)
+def test_glare_lowers_contrast_and_keeps_range() -> None:
     for seed in range(20):
-        glare = RandGlared(1.0)
-        glare.set_random_state(seed=seed)
-        found = glare(sample)
-        image = found[IMAGE]
-        assert torch.equal(found[TARGETS], sample[TARGETS])
+        image = glare(*picture(0.0, 1.0), np.random.default_rng(seed))
+        assert image.dtype == np.float32
         assert image.min() >= -1e-6
         assert image.max() <= 1 + 1e-6
         contrast = float(image[0, 25, 25] - image[0, 25, 35])
         assert 0.2 < contrast < 1.0
-        steps = image[0, :, 60].diff().abs().max()
+        steps = np.abs(np.diff(image[0, :, 60])).max()
         assert 0 < steps < 0.06, "a glow is broad"
 
 
 def test_glare_leaves_bright_pictures_alone() -> None:
-    sample = picture(0.9, 0.4)
-    glare = RandGlared(1.0)
-    glare.set_random_state(seed=3)
-    assert torch.equal(glare(sample)[IMAGE], sample[IMAGE])
+    image, foreground = picture(0.9, 0.4)
+    np.testing.assert_array_equal(glare(image.copy(), foreground, np.random.default_rng(3)), image)
 
 
 def test_stain_changes_bright_colour_pictures_only() -> None:
-    dark = picture(0.0, 1.0)
-    bright = picture(0.95, 0.4)
-    bright[IMAGE] = bright[IMAGE] * torch.tensor([0.9, 0.8, 1.0])[:, None, None]
-    for sample, changes in ((dark, False), (bright, True)):
-        stain = RandStaind(1.0)
-        stain.set_random_state(seed=1)
-        found = stain(sample)
-        assert torch.equal(found[TARGETS], sample[TARGETS])
-        assert torch.equal(found[IMAGE], sample[IMAGE]) != changes
+    dark, foreground = picture(0.0, 1.0)
+    bright = picture(0.95, 0.4)[0] * np.array([0.9, 0.8, 1.0], np.float32)[:, None, None]
+    for image, changes in ((dark, False), (bright, True)):
+        found = stain(image.copy(), foreground, np.random.default_rng(1))
+        assert found.dtype == np.float32
+        assert np.array_equal(found, image) != changes
 
 
-def test_augmentation_of_one_seed_is_one_picture() -> None:
-    images = []
-    for _ in range(2):
-        glare = RandGlared(0.5)
-        images.append([])
-        for seed in range(6):
-            glare.set_random_state(seed=seed)
-            images[-1].append(glare(picture(0.0, 1.0))[IMAGE].numpy())
-    assert all(np.array_equal(a, b) for a, b in zip(*images, strict=True))
-    assert len({a.tobytes() for a in images[0]}) > 2
+def test_changes_of_light_do_what_they_say() -> None:
+    image, foreground = picture(0.2, 0.8)
+    random = np.random.default_rng(0)
+    bent = bend(image.copy(), foreground, random, gamma=(2.0, 2.0))
+    assert bent.min() == pytest.approx(0.2)
+    assert bent.max() == pytest.approx(0.8)
+    halfway = np.linspace(0, 1, 64 * 64 * 3, dtype=np.float32).reshape(3, 64, 64)
+    np.testing.assert_allclose(bend(halfway, foreground, random, gamma=(2.0, 2.0)), halfway**2, atol=1e-6)
+    np.testing.assert_allclose(multiply(image.copy(), foreground, random, factor=(1.5, 1.5)), 1.5 * image, rtol=1e-6)
+    blurred = blur(image.copy(), foreground, random, sigma_px=(2.0, 2.0))
+    assert blurred.sum() == pytest.approx(image.sum(), rel=1e-3)
+    assert blurred[0, 25, 19] > 0.22
+    noisy = add_noise(image.copy(), foreground, random, std=0.1) - image
+    assert 0 < noisy.std() <= 0.11
+    assert abs(noisy.mean()) < 0.01
+    coloured = image * np.array([0.2, 0.5, 1.0], np.float32)[:, None, None]
+    grey = recolour(coloured.copy(), foreground, random, config=AugmentConfig(grey_probability=1.0))
+    np.testing.assert_allclose(grey, np.broadcast_to(coloured.mean(0), (3, 64, 64)), rtol=1e-6)
+    settings = AugmentConfig(grey_probability=0.0, shuffle_channels_probability=1.0)
+    mixed = recolour(coloured.copy(), foreground, random, config=settings)
+    assert sorted(mixed.sum((1, 2))) == pytest.approx(sorted(coloured.sum((1, 2))))
+
+
+def test_a_change_without_probability_is_left_out() -> None:
+    assert changes_of_light(NONE) == []
+    assert len(changes_of_light(AugmentConfig(stain_probability=0.1))) == 7
 
 
 @pytest.mark.parametrize("name", sorted(AUGMENTATIONS))
 @pytest.mark.parametrize("crop_px", [(16, 24), (6, 16, 16)])
 def test_every_named_set_changes_image_and_targets_alike(name: str, crop_px: tuple[int, ...]) -> None:
     """Where the image is its own target, moved voxels move in both: the foreground stays where the image is bright."""
-    config = AUGMENTATIONS[name]
-    margin = margin_px(config, crop_px)
-    shape = tuple(c + 2 * m for c, m in zip(crop_px, margin, strict=True))
-    image = np.zeros((1, *shape), np.float32)
+    shape = tuple(2 * n for n in crop_px)
+    image = np.zeros((1, *shape), np.float16)
     image[(0, *(slice(n // 4, n // 2) for n in shape))] = 1
-    transform = build_augmentation(config, crop_px)
+    centre = [n // 2 for n in shape]
+    augmentation = pickle.loads(pickle.dumps(Augmentation(AUGMENTATIONS[name], crop_px)))
     moved = []
     for seed in range(6):
-        found, targets = augment(transform, image, image.copy(), seed)
-        again, _ = augment(transform, image, image.copy(), seed)
+        found, targets = augmentation(image, [image[0] > 0], centre, np.random.default_rng(seed))
+        again, _ = augmentation(image, [image[0] > 0], centre, np.random.default_rng(seed))
+        assert found.dtype == targets.dtype == torch.float32
         assert found.shape == targets.shape == (1, *crop_px)
         assert torch.equal(found, again)
         inside, outside = found[targets > 0.9], found[targets < 0.1]
@@ -99,21 +104,66 @@ def test_every_named_set_changes_image_and_targets_alike(name: str, crop_px: tup
     assert (len(set(moved)) == 1) == (name == "none")
 
 
+@pytest.mark.parametrize("crop_px", [(6, 6), (5, 5), (4, 6, 6), (3, 5, 5)])
+def test_mirrored_and_turned_crops_hold_the_same_voxels(crop_px: tuple[int, ...]) -> None:
+    """Every orientation of a square comes up, and none is interpolated."""
+    random = np.random.default_rng(0)
+    shape = tuple(3 * n for n in crop_px)
+    image = random.normal(0, 1, (2, *shape)).astype(np.float16)
+    centre = [n // 2 for n in shape]
+    start = [c - n // 2 for c, n in zip(centre, crop_px, strict=True)]
+    plain = image[(slice(None), *(slice(s, s + n) for s, n in zip(start, crop_px, strict=True)))].astype(np.float32)
+    expected = set()
+    for flips in np.ndindex(*[2] * len(crop_px)):
+        flipped = plain[(slice(None), *(slice(None, None, -1 if flip else 1) for flip in flips))]
+        expected |= {np.rot90(flipped, turn, (-2, -1)).tobytes() for turn in range(4)}
+    augmentation = Augmentation(AugmentConfig(**{**_nothing(), "flips": True, "quarter_turns": 0.5}), crop_px)
+    found = {augmentation(image, [], centre, random)[0].numpy().tobytes() for _ in range(400)}
+    assert found == expected
+
+
+def test_a_crop_at_the_corner_goes_on_mirrored() -> None:
+    image = np.arange(20, dtype=np.float16).reshape(1, 4, 5)
+    found, _ = Augmentation(NONE, (6, 6))(image, [], (0, 0), np.random.default_rng(0))
+    np.testing.assert_array_equal(found[0].numpy(), np.pad(image[0], 3, mode="reflect")[0:6, 0:6])
+
+
+def test_zoom_makes_objects_larger_and_smaller_by_its_range() -> None:
+    image = np.zeros((1, 96, 96), np.float16)
+    image[0, 38:58, 38:58] = 1
+    areas = []
+    for zoom in ((2.0, 2.0), (0.5, 0.5)):
+        config = AugmentConfig(**{**_nothing(), "affine_probability": 1.0, "rotate_deg": 180.0, "zoom": zoom})
+        found, _ = Augmentation(config, (64, 64))(image, [], (48, 48), np.random.default_rng(0))
+        areas.append(float(found.sum()))
+    assert areas == pytest.approx([1600, 100], rel=0.05)
+
+
 def test_class_ids_stay_whole() -> None:
     config = AugmentConfig(elastic_px=3.0, elastic_probability=1.0)
-    ids = np.random.default_rng(0).integers(0, 4, (1, 48, 48)).astype(np.float32)
-    transform = build_augmentation(config, (32, 32), "nearest")
+    ids = np.random.default_rng(0).integers(0, 4, (48, 48)).astype(np.uint8)
+    augmentation = Augmentation(config, (32, 32), nearest=True)
     for seed in range(5):
-        _, found = augment(transform, ids, ids, seed)
+        _, found = augmentation(ids[None], [ids], (24, 24), np.random.default_rng(seed))
         assert set(np.unique(found.numpy())) <= {0.0, 1.0, 2.0, 3.0}
 
 
 def test_at_most_two_of_report_a() -> None:
     """Mirrored, turned, brightened and blurred at once would be four."""
-    image = np.zeros((1, 16, 16), np.float32)
+    image = np.zeros((1, 16, 16), np.float16)
     image[0, 2:5, 3:9] = 0.5
-    transform = build_augmentation(AUGMENTATIONS["maskrcnn"], (16, 16))
+    augmentation = Augmentation(AUGMENTATIONS["maskrcnn"], (16, 16))
     untouched = sum(
-        torch.equal(augment(transform, image, image, seed)[0], torch.from_numpy(image)) for seed in range(60)
+        np.array_equal(augmentation(image, [], (8, 8), np.random.default_rng(seed))[0].numpy(), image)
+        for seed in range(60)
     )
     assert 5 < untouched < 50
+
+
+def test_the_margin_is_what_zooming_out_needs() -> None:
+    assert margin_px(AugmentConfig(zoom=(0.5, 1.0)), (32, 48)) == (16, 24)
+    assert margin_px(NONE, (32, 48)) == (0, 0)
+
+
+def _nothing() -> dict[str, Any]:
+    return {name: getattr(NONE, name) for name in NONE.__dataclass_fields__}

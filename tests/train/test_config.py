@@ -36,6 +36,9 @@ def test_overrides_reach_their_section() -> None:
         ('channels=["grey"]', "1 channel names for a model of 3 channels"),
         ("augment.set=nuclie", "augment.set: found 'nuclie', expected one of none, nuclei"),
         ("accumulate=3", "a batch of 8 cannot be accumulated in 3 equal parts"),
+        ("validate_every=0", "validate_every is 0, expected at least 1"),
+        ("data.samples_per_epoch=4", r"data\.samples_per_epoch is 4, less than a batch: 8"),
+        ('model.heads=["foreground"]', "distance_watershed needs the head distance"),
     ],
 )
 def test_what_does_not_fit_is_named(override: str, message: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -12,7 +11,7 @@ torch = pytest.importorskip("torch")
 from cellengine.errors import InputError, UsageError
 from cellengine.io.annotated import list_annotated
 from cellengine.train.config import TrainConfig, load_config
-from cellengine.train.data import Samples, cut, read_pictures
+from cellengine.train.data import Samples, read_pictures
 from tests.synthetic import write_annotated
 
 TINY = ("model.widths=[8, 16]", "data.crop_px=[32, 32]", "data.balance_by=''", "data.samples_per_epoch=8", "epochs=2")
@@ -44,13 +43,6 @@ def test_image_and_targets_change_together(tmp_path: Path) -> None:
         outside = image[0][foreground < 0.1]
         if len(inside) > 20:
             assert inside.mean() > outside.mean() + 0.2
-
-
-def test_cut_reflects_outside_the_picture() -> None:
-    image = np.arange(20, dtype=np.float32).reshape(1, 4, 5)
-    padded = np.pad(image[0], 3, mode="reflect")
-    np.testing.assert_array_equal(cut(image, (0, 0), (6, 6))[0], padded[0:6, 0:6])
-    assert cut(np.ones((1, 1, 1), np.float32), (0, 0), (4, 4)).shape == (1, 4, 4)
 
 
 def test_split_keeps_groups_together(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from cellengine.spec import ModelSpec
 from cellengine.train.config import TrainConfig, load_config
 from cellengine.train.data import read_pictures
 from cellengine.train.detection.samples import ObjectSamples
-from cellengine.train.loop import train
-from cellengine.train.recipes.detections import Detections, freeze_norm, measure_pixels
+from cellengine.train.loop import Losses, train
+from cellengine.train.optimizer import begin_phase
+from cellengine.train.recipes.detections import Detections, measure_pixels
 from tests.synthetic import write_annotated
 
 TINY = (
@@ -89,11 +90,28 @@ def test_samples_depend_on_their_number_and_have_one_shape(tmp_path: Path) -> No
 
 def test_frozen_norms_neither_measure_nor_learn(tmp_path: Path) -> None:
     config = tiny_config(write_annotated(tmp_path, 4))
-    module = build(config.model).train()
-    freeze_norm(module)
+    module = build(config.model)
+    begin_phase(module, norm_rests=True)
     norms = [part for part in module.modules() if isinstance(part, torch.nn.BatchNorm2d)]
     assert norms
     assert not any(part.training or part.weight.requires_grad for part in norms)
+
+
+def test_frozen_norms_train_in_several_processes(tmp_path: Path) -> None:
+    """DistributedDataParallel waits for the gradient of every weight that learns when it is made: none may drop out."""
+    config = tiny_config(write_annotated(tmp_path, 4), "detection.freeze_norm=true", "precision=fp32")
+    recipe = Detections(config)
+    module = build(config.model)
+    begin_phase(module, norm_rests=config.norm_rests)
+    address = f"file://{tmp_path}/meeting"
+    torch.distributed.init_process_group("gloo", init_method=address, rank=0, world_size=1)
+    try:
+        losses = torch.nn.parallel.DistributedDataParallel(Losses(module, recipe))
+        batch = [part[None] for part in recipe.samples[0]]
+        for _ in range(3):
+            torch.stack(list(losses(*batch).values())).sum().backward()
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_only_detectors_of_one_class_are_trained(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_a_run_leaves_what_it_promises(tmp_path: Path) -> None:
     assert not [n for n in names if "partial" in n]
     assert len([line for line in lines if line.startswith("epoch")]) == 2
     header, *rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
-    assert {"epoch", "loss_total", "val_mean_ap"} <= set(header.split(","))
+    assert {"epoch", "loss_total", "val_mean_ap", "val_loss_total", "val_loss_distance"} <= set(header.split(","))
     assert len(rows) == 2
 
 
@@ -116,6 +116,31 @@ def test_killed_and_resumed_gives_the_same_weights(tmp_path: Path) -> None:
     same_weights(tmp_path / "whole", last.parent)
 
 
+def test_killed_in_the_middle_of_a_save_the_old_checkpoint_stays(tmp_path: Path) -> None:
+    """The process ends when half of the second last.pt is written."""
+    config = tiny_config(write_annotated(tmp_path / "data", 4), *SHORT, "epochs=3")
+    run(config, tmp_path / "whole")
+    (tmp_path / "config.json").write_text(config.to_json())
+    code = (
+        "import io, os, sys; from pathlib import Path; import torch;"
+        "from cellengine.train.config import TrainConfig; from cellengine.train.loop import train\n"
+        "whole, saves = torch.save, []\n"
+        "def save(state, file):\n"
+        "    buffer = io.BytesIO(); whole(state, buffer); saves.append('epoch' in state and 'step' in state)\n"
+        "    if sum(saves) == 2:\n"
+        "        file.write(buffer.getvalue()[: buffer.tell() // 2]); file.flush(); os._exit(9)\n"
+        "    file.write(buffer.getvalue())\n"
+        "torch.save = save\n"
+        f"here = Path({str(tmp_path)!r})\n"
+        "train(TrainConfig.from_json((here / 'config.json').read_text()), here / 'cut')\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
+    assert (tmp_path / "cut" / ".last.pt.partial").stat().st_size > 0
+    assert load_checkpoint(tmp_path / "cut" / "last.pt")["epoch"] == 1
+    run(config, tmp_path / "cut", resume=True)
+    same_weights(tmp_path / "whole", tmp_path / "cut")
+
+
 def test_stopped_in_the_middle_of_an_epoch_goes_on_from_that_step(tmp_path: Path) -> None:
     """Ctrl-C after a step that chance chose: last.pt holds that step, and the end is the same to the bit."""
     data = write_annotated(tmp_path / "data", 4)
@@ -125,7 +150,7 @@ def test_stopped_in_the_middle_of_an_epoch_goes_on_from_that_step(tmp_path: Path
 
     class Interrupting(Instances):
         def losses(self, model: torch.nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
-            if next(steps) == chosen:
+            if model.training and next(steps) == chosen:
                 signal.raise_signal(signal.SIGINT)
             return super().losses(model, batch)
 
@@ -248,6 +273,65 @@ def test_loss_that_is_no_number_names_the_step(tmp_path: Path) -> None:
     )
     with pytest.raises(InputError, match=r"The loss is (nan|inf) at step \d+ \(epoch \d+, batch \d+ of 2\)"):
         run(config, tmp_path / "run")
+
+
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
+    """A gradient can be infinite where the loss is not: the root of 0. Nothing is written over the epoch before."""
+    config = tiny_config(write_annotated(tmp_path / "data", 4), *SHORT, "optimizer.gradient_clip=0.0", "epochs=2")
+    steps = iter(range(100))
+
+    class Steep(Instances):
+        def losses(self, model: torch.nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
+            terms = super().losses(model, batch)
+            if model.training and next(steps) == 3:
+                weights = next(model.parameters())
+                terms["steep"] = (weights - weights.detach()).sum().abs().sqrt()
+            return terms
+
+    honest = loop.RECIPES["instances"]
+    loop.RECIPES["instances"] = Steep
+    try:
+        with pytest.raises(InputError, match=r"Weights are not finite at step 4 .*last\.pt holds the epoch before"):
+            run(config, tmp_path / "run")
+    finally:
+        loop.RECIPES["instances"] = honest
+    saved = load_checkpoint(tmp_path / "run" / "last.pt")
+    assert saved["epoch"] == 1
+    assert all(torch.isfinite(w).all() for w in saved["model"].values() if w.is_floating_point())
+
+
+def test_the_precision_is_that_of_the_device_and_a_run_goes_on_with_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = [text for text in SHORT if not text.startswith("precision")]
+    config = tiny_config(write_annotated(tmp_path / "data", 4), *settings, "epochs=1")
+    assert config.precision == "auto"
+    monkeypatch.setattr(Place, "best_precision", lambda self: "bf16")
+    run(config, tmp_path / "run")
+    assert TrainConfig.from_json(load_checkpoint(tmp_path / "run" / "last.pt")["config"]).precision == "bf16"
+    monkeypatch.setattr(Place, "best_precision", lambda self: "fp32")
+    run(config, tmp_path / "run", resume=True)
+    lines = run(replace(config, precision="bf16"), tmp_path / "other")
+    assert any("no instructions for bf16" in line for line in lines)
+
+
+def test_the_best_precision_of_a_processor_is_what_it_has_instructions_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = Place(torch.device("cpu"))
+    for flags, expected in (({"avx2"}, "fp32"), ({"avx512_bf16"}, "bf16"), ({"amx_bf16"}, "bf16"), (set(), "fp32")):
+        monkeypatch.setattr("cellengine.train.place.cpu_flags", lambda flags=flags: frozenset(flags))
+        assert cpu.best_precision() == expected
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux forgets peaks")
+def test_the_peak_of_memory_is_that_of_the_epoch() -> None:
+    place = Place(torch.device("cpu"))
+    place.forget_peaks()
+    before = place.memory_mb()["ram_peak_mb"]
+    held = torch.ones(50_000_000)
+    assert place.memory_mb()["ram_peak_mb"] > before + 150
+    del held
+    place.forget_peaks()
+    assert place.memory_mb()["ram_peak_mb"] < before + 100
 
 
 def test_a_run_is_not_overwritten_nor_continued_with_other_settings(tmp_path: Path) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +15,11 @@ from cellengine.io.axes import Array
 from cellengine.io.lists import ListedPair, Reference, read_pairs
 from cellengine.io.opening import open_source
 from cellengine.io.source import ImageSource
+from cellengine.io.splits import draw_split, tell_apart
+from cellengine.ops.labels import relabel
 
-_FIRST_BYTES = 1 << 16
+_DENSE = 1 << 16
+"""labels up to here stay as they are in any picture; beyond, none may be larger than the number of voxels"""
 _NAMED = 5
 """defects that an error names; the others are counted"""
 
@@ -49,7 +51,7 @@ class Picture:
     image: Array
     """(C, *spatial), as stored"""
     labels: Array
-    """(*spatial) integers, 0 is background"""
+    """(*spatial) integers from 0, which is background; small enough for tables of that length"""
 
 
 def list_annotated(
@@ -118,8 +120,12 @@ def open_labels(item: Item) -> ImageSource:
     return open_source(item.label, axes=axes, dataset=item.label_dataset)
 
 
-def read_annotated(item: Item) -> Picture:
-    """Read image and labels. Raises InputError when they do not fit each other."""
+def read_annotated(item: Item, *, keep: Collection[int] = ()) -> Picture:
+    """Read image and labels. Raises InputError when they do not fit each other, or labels are negative.
+
+    Labels that are large for the picture (hashes, say) become 1 ... n. `keep` are values that mean no cell, such as
+    that of voxels that nobody knows: they may be negative, and stay what they are.
+    """
     with open_image(item) as source, open_labels(item) as label_source:
         problem = _misfit(item, source, label_source)
         if problem:
@@ -127,7 +133,24 @@ def read_annotated(item: Item) -> Picture:
         image = source.read(Region.whole(source.shape))
         image = image if "C" in source.axes else image[None]
         labels = label_source.read(Region.whole(label_source.shape))
-    return Picture(item, np.ascontiguousarray(image), labels)
+    return Picture(item, np.ascontiguousarray(image), _usable(labels, item, keep))
+
+
+def _usable(labels: Array, item: Item, keep: Collection[int]) -> Array:
+    """Labels that later steps may count with: none negative, none much larger than the number of voxels."""
+    highest, lowest = int(labels.max(initial=0)), int(labels.min(initial=0))
+    limit = max(_DENSE, labels.size)
+    if lowest >= 0 and highest <= limit:
+        return labels
+    kept = np.isin(labels, list(keep))
+    cells = np.where(kept, 0, labels)
+    lowest = int(cells.min(initial=0))
+    if lowest < 0:
+        raise InputError(f"{item.label}: the labels hold {lowest}; expected whole numbers from 0, one a cell.")
+    if int(cells.max(initial=0)) <= limit:
+        return labels
+    dense: Array = np.where(kept, labels, relabel(cells).astype(labels.dtype))
+    return dense
 
 
 def find_defects(items: Sequence[Item]) -> list[str]:
@@ -153,54 +176,6 @@ def find_defects(items: Sequence[Item]) -> list[str]:
         for same in _same_in_two_splits([item for item in items if item.image.is_file()])
     ]
     return problems
-
-
-def draw_split(
-    groups: Sequence[str], shares: Mapping[str, float], seed: int, classes: Sequence[str] | None = None
-) -> list[str]:
-    """The split of every item, drawn by `seed` so that a group is never in two.
-
-    Args:
-        groups: one name an item; items of one group stay together
-        shares: part of the items that each split should get, by its name; they sum to 1
-        seed: another seed, another split
-        classes: one name an item; each class is then shared out alike, as far as the groups allow
-
-    Groups too large for the smallest split are given out first, the others in random order, each to the split that
-    lacks most; every split gets one group at least. Raises InputError when there are fewer groups than splits.
-    O(groups x splits x classes).
-    """
-    kinds = classes if classes is not None else [""] * len(groups)
-    contents: dict[str, Counter[str]] = {name: Counter() for name in sorted(set(groups))}
-    for group, kind in zip(groups, kinds, strict=True):
-        contents[group][kind] += 1
-    if len(contents) < len(shares):
-        raise InputError(
-            f"Found {len(contents)} group{'s' * (len(contents) != 1)} of pictures; at least {len(shares)} are needed "
-            f"for the splits {', '.join(shares)}."
-        )
-    names = [list(contents)[i] for i in np.random.default_rng(seed).permutation(len(contents))]
-    fitting = min(shares.values()) * len(groups)
-    names.sort(key=lambda name: contents[name].total() <= fitting)
-    total = Counter(kinds)
-    lacks = {split: {kind: share * n for kind, n in total.items()} for split, share in shares.items()}
-    chosen: dict[str, str] = {}
-    for name in names:
-        need = {s: sum(lack[k] * n / total[k] for k, n in contents[name].items()) for s, lack in lacks.items()}
-        chosen[name] = max(need, key=lambda split: need[split])
-        for kind, n in contents[name].items():
-            lacks[chosen[name]][kind] -= n
-    _fill_empty(chosen, list(shares), names)
-    return [chosen[group] for group in groups]
-
-
-def _fill_empty(chosen: dict[str, str], splits: Sequence[str], names: Sequence[str]) -> None:
-    """Give each empty split the smallest group of a split that has several."""
-    for split in splits:
-        if split not in chosen.values():
-            counts = Counter(chosen.values())
-            spare = next(name for name in reversed(names) if counts[chosen[name]] > 1)
-            chosen[spare] = split
 
 
 def _pairs_of_folder(folder: Path) -> list[ListedPair]:
@@ -240,32 +215,10 @@ def _misfit(item: Item, image: ImageSource, labels: ImageSource) -> str | None:
 
 def _same_in_two_splits(items: Sequence[Item]) -> Iterator[tuple[Item, Item]]:
     """Pictures with the same bytes in different splits: of each such set the first two that differ in split."""
-    alike = [list(items)]
-    for key in (_size, _beginning, _digest):
-        alike = [same for old in alike if len({i.split for i in old}) > 1 for same in _grouped(old, key)]
-    for same in alike:
+    alike: dict[Hashable, list[Item]] = defaultdict(list)
+    for item, content in zip(items, tell_apart([item.image for item in items]), strict=True):
+        alike[content, item.image_dataset].append(item)
+    for same in alike.values():
         other = next((item for item in same if item.split != same[0].split), None)
         if other:
             yield same[0], other
-
-
-def _grouped(items: Iterable[Item], key: Callable[[Item], Hashable]) -> list[list[Item]]:
-    groups: dict[Hashable, list[Item]] = defaultdict(list)
-    for item in items:
-        groups[key(item)].append(item)
-    return list(groups.values())
-
-
-def _size(item: Item) -> Hashable:
-    """Size of the file; images of one file are told apart by their names."""
-    return item.image.stat().st_size, item.image_dataset
-
-
-def _beginning(item: Item) -> Hashable:
-    with item.image.open("rb") as file:
-        return file.read(_FIRST_BYTES)
-
-
-def _digest(item: Item) -> Hashable:
-    with item.image.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()

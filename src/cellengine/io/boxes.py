@@ -10,10 +10,11 @@ import numpy as np
 
 from cellengine.errors import InputError
 from cellengine.geometry import Region
-from cellengine.io.annotated import Item, Picture, draw_split
+from cellengine.io.annotated import Item, Picture
 from cellengine.io.axes import Array
 from cellengine.io.lists import first_column, read_rows
 from cellengine.io.opening import open_source
+from cellengine.io.splits import check_copies, check_splits, draw_split, join_copies, tell_apart
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 IMAGE_COLUMNS = ("image", "file", "frame", "filename")
@@ -63,10 +64,11 @@ def list_boxed(
     """Every picture that a list of boxes names, in the order of first mention, with its boxes.
 
     Columns: xmin, ymin, xmax, ymax in px; image, file, frame or filename, relative to the list; optionally split,
-    group and `label_column`. Without a column split one is drawn by `seed`, whole groups at a time.
+    group and `label_column`. Without a column split one is drawn by `seed`, whole groups at a time. Groups that hold
+    copies of one picture count as one.
 
     Raises InputError for a picture that is missing, sides that are no numbers, boxes without extent, a split without
-    pictures, or a picture or group in two splits.
+    pictures, or a picture (also a copy under another name) or group in two splits.
     """
     rows = read_rows(path, where or {})
     column = first_column(path, rows[0], IMAGE_COLUMNS, "the pictures")
@@ -80,26 +82,18 @@ def list_boxed(
     if missing:
         raise InputError(f"{path}: {missing[0]} does not exist ({len(missing)} of {len(found)} pictures are missing).")
     groups = [first[name].get("group") or name for name in found]
+    contents = tell_apart([path.parent / name for name in found])
+    joined = join_copies(groups, contents)
     if "split" in rows[0]:
         splits = [first[name]["split"] for name in found]
     else:
-        splits = draw_split(groups, {"train": 1 - validation_share, "val": validation_share}, seed)
+        splits = draw_split(joined, {"train": 1 - validation_share, "val": validation_share}, seed)
     check_splits(path, groups, splits)
+    check_copies(path, list(found), contents, splits)
     return [
         Boxed(Item(path.parent / name, path, split, group, ""), tuple(boxes))
-        for (name, boxes), split, group in zip(found.items(), splits, groups, strict=True)
+        for (name, boxes), split, group in zip(found.items(), splits, joined, strict=True)
     ]
-
-
-def check_splits(path: Path, groups: Sequence[str], splits: Sequence[str]) -> None:
-    """Raise InputError when a group is in two splits, or train or val is empty."""
-    pairs = set(zip(groups, splits, strict=True))
-    twice = len(pairs) - len(set(groups))
-    if twice:
-        raise InputError(f"{path}: {twice} groups of pictures are in more than one split.")
-    for split in ("train", "val"):
-        if split not in splits:
-            raise InputError(f"{path}: nothing has the split {split}; found {', '.join(sorted(set(splits)))}.")
 
 
 def read_boxed(boxed: Boxed) -> Picture:

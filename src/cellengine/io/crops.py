@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +12,11 @@ import numpy as np
 
 from cellengine.errors import InputError, UsageError
 from cellengine.geometry import Region
-from cellengine.io.annotated import draw_split
 from cellengine.io.axes import Array
-from cellengine.io.boxes import check_splits, is_box_list, list_boxed
+from cellengine.io.boxes import Boxed, is_box_list, list_boxed
 from cellengine.io.lists import first_column, read_rows
 from cellengine.io.opening import open_source, reader_of
+from cellengine.io.splits import check_copies, check_splits, draw_split, join_copies
 
 SPLITS = ("train", "val")
 
@@ -30,6 +31,8 @@ class Crop:
     label: int
     """class, a number in the order of the names asked for"""
     split: str
+    group: str
+    """crops of one group (one field of view, or copies of each other) never meet across splits"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,8 @@ class _Found:
     label: str
     split: str
     group: str
+    content: Hashable
+    """the same for copies of one crop"""
 
 
 def read_crops(
@@ -65,15 +70,17 @@ def read_crops(
         label: column or array that holds the class
         where: rows of a CSV that are used, value by column
 
-    Without a split, `validation_share` is drawn by `seed`, whole groups at a time and of every class alike. Raises
-    UsageError when `path` does not exist, InputError for what cannot be used.
+    Without a split, `validation_share` is drawn by `seed`, whole groups at a time and of every class alike; of boxes
+    whole pictures at a time. Raises UsageError when `path` does not exist, InputError for what cannot be used, such as
+    the same crop in two splits.
     """
     if path.is_dir():
         found = _of_folder(path)
     elif path.suffix == ".npz" and path.is_file():
         found = _of_arrays(path, classes, label)
     elif path.is_file() and is_box_list(path):
-        found = _of_boxes(path, size_px, label, where)
+        listed = list_boxed(path, label_column=label, where=where, validation_share=validation_share, seed=seed)
+        found = _of_boxes(listed, size_px)
     elif path.is_file():
         found = _of_list(path, label, where)
     else:
@@ -83,12 +90,17 @@ def read_crops(
         raise InputError(f"{path}: found the classes {', '.join(unknown[:5])}; the model has {', '.join(classes)}.")
     groups = [crop.group for crop in found]
     splits = [crop.split for crop in found]
+    joined = join_copies(groups, [crop.content for crop in found])
     if not all(splits):
         shares = {"train": 1 - validation_share, "val": validation_share}
-        splits = draw_split(groups, shares, seed, [crop.label for crop in found])
+        splits = draw_split(joined, shares, seed, [crop.label for crop in found])
     check_splits(path, groups, splits)
+    check_copies(path, [crop.name for crop in found], [crop.content for crop in found], splits)
     numbers = {name: i for i, name in enumerate(classes)}
-    return [Crop(c.name, c.image, numbers[c.label], split) for c, split in zip(found, splits, strict=True)]
+    return [
+        Crop(crop.name, crop.image, numbers[crop.label], split, group)
+        for crop, split, group in zip(found, splits, joined, strict=True)
+    ]
 
 
 def window(image: Array, centre: Sequence[int], size_px: Sequence[int]) -> Array:
@@ -125,7 +137,7 @@ def _of_arrays(path: Path, classes: Sequence[str], label: str) -> list[_Found]:
     groups = [str(g) for g in arrays["group"]] if "group" in arrays else [str(i) for i in range(len(names))]
     first = np.moveaxis(images, -1, 1) if images.ndim == 4 else images[:, None]
     return [
-        _Found(f"{path.name}:{i}", image, name, split, group)
+        _Found(f"{path.name}:{i}", image, name, split, group, _pixels(image))
         for i, (image, name, split, group) in enumerate(zip(first, names, splits, groups, strict=True))
     ]
 
@@ -136,27 +148,22 @@ def _of_list(path: Path, label: str, where: Mapping[str, str] | None) -> list[_F
     missing = [row[column] for row in rows if not (path.parent / row[column]).is_file()]
     if missing:
         raise InputError(f"{path}: {missing[0]} does not exist ({len(missing)} of {len(rows)} crops are missing).")
+    images = [_read(path.parent / row[column]) for row in rows]
     return [
-        _Found(
-            row[column],
-            _read(path.parent / row[column]),
-            row[label],
-            row.get("split", ""),
-            row.get("group") or row[column],
-        )
-        for row in rows
+        _Found(row[column], image, row[label], row.get("split", ""), row.get("group") or row[column], _pixels(image))
+        for row, image in zip(rows, images, strict=True)
     ]
 
 
-def _of_boxes(path: Path, size_px: tuple[int, int], label: str, where: Mapping[str, str] | None) -> list[_Found]:
+def _of_boxes(listed: Sequence[Boxed], size_px: tuple[int, int]) -> list[_Found]:
     found = []
-    for boxed in list_boxed(path, label_column=label, where=where):
-        image = _read(boxed.item.image)
+    for boxed in listed:
+        item, image = boxed.item, _read(boxed.item.image)
         for number, box in enumerate(boxed.boxes):
-            name = f"{boxed.item.image.name}:{number}"
-            found.append(
-                _Found(name, window(image, box.centre, size_px), box.label, boxed.item.split, boxed.item.group)
-            )
+            # whole pictures have been compared; of two pictures, empty windows may well be alike
+            content = item.image, number
+            cut = window(image, box.centre, size_px)
+            found.append(_Found(f"{item.image.name}:{number}", cut, box.label, item.split, item.group, content))
     return found
 
 
@@ -166,10 +173,17 @@ def _of_folder(folder: Path) -> list[_Found]:
     for split, root in (inner or {"": folder}).items():
         for kind in sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")):
             files = sorted(p for p in kind.iterdir() if p.is_file() and reader_of(p))
-            found += [_Found(f"{kind.name}/{p.name}", _read(p), kind.name, split, str(p)) for p in files]
+            for file in files:
+                image = _read(file)
+                name = f"{kind.name}/{file.name}"
+                found.append(_Found(name, image, kind.name, split, str(file), _pixels(image)))
     if not found:
         raise InputError(f"{folder}: no pictures found; expected a folder per class with the crops of that class.")
     return found
+
+
+def _pixels(image: Array) -> Hashable:
+    return image.shape, image.dtype, hashlib.sha256(image.tobytes()).digest()
 
 
 def _read(path: Path) -> Array:

@@ -11,12 +11,16 @@ from typing import Any
 import torch
 
 from cellengine.errors import ModelError
+from cellengine.io.sink import writing
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` (tensors, numbers, texts, lists or dicts of them); the old file stays until the new is whole."""
+    """Write `state` (tensors, numbers, texts, lists or dicts of them); the old file stays until the new is whole.
+
+    Raises ResourceError when the disk is full or the folder cannot be written.
+    """
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
+    with writing(path), partial.open("wb") as file:
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())

@@ -1,230 +1,131 @@
-"""Random changes of image and targets together, from MONAI; the same for the same (seed, epoch, sample)."""
+"""Random changes of image and targets together: one resampling however often a crop is turned, then changes of light.
+
+A sample has to be ready in a fraction of a step, on the same cores. Libraries resample image and targets once for every
+change, after a copy that is large enough for all of them; here all turns, shears and zooms of a sample make one map.
+"""
 
 from __future__ import annotations
 
-from math import pi
+from collections.abc import Sequence
+from math import ceil, cos, radians, sin
 from typing import Any
 
 import numpy as np
 import torch
-from monai.data.meta_obj import set_track_meta
-from monai.transforms import (
-    Compose,
-    RandAdjustContrastd,
-    RandAffined,
-    RandFlipd,
-    RandGaussianNoised,
-    RandGaussianSmoothd,
-    RandRotate90d,
-    RandScaleIntensityd,
-    RandShiftIntensityd,
-    SomeOf,
-)
-from monai.transforms.transform import MapTransform, RandomizableTransform
+from torch.nn import functional
 
+from cellengine.ops.warp import warp
+from cellengine.train.light import changes_of_light
 from cellengine.train.settings import AugmentConfig
 
 Array = np.ndarray[Any, Any]
-
-IMAGE, TARGETS = "image", "targets"
-
-DAB = torch.tensor([0.268, 0.570, 0.776])[:, None, None]
-"""optical density of diaminobenzidine in red, green and blue"""
+Turns = tuple[Array, ...]
+"""maps of voxels onto voxels, (D, D): axes mirrored or exchanged; one of them is drawn"""
 
 
-class RandGreyd(RandomizableTransform, MapTransform):  # type: ignore[misc]
-    """Replace the channels of `image` by their mean, or put them in another order; MONAI has neither."""
+class Augmentation:
+    """Cuts a crop out of a picture, changed at random; `config` says how, the generator that it is given decides."""
 
-    def __init__(self, grey: float, shuffle: float) -> None:
-        MapTransform.__init__(self, [IMAGE])
-        RandomizableTransform.__init__(self, 1.0)
-        self.grey, self.shuffle = grey, shuffle
+    def __init__(self, config: AugmentConfig, crop_px: Sequence[int], *, nearest: bool = False) -> None:
+        """With `nearest` targets keep their values (class ids); else they are interpolated."""
+        self.config, self.crop_px, self.nearest = config, tuple(crop_px), nearest
+        self.turns = turns_of(config, self.crop_px)
+        self.light = changes_of_light(config)
+        self.probabilities = np.array([probability for probability, _ in (*self.turns, *self.light)])
 
-    def __call__(self, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Change `image` alone."""
-        draw, order = self.R.uniform(size=2), self.R.permutation(data[IMAGE].shape[0])
-        image = data[IMAGE]
-        if draw[0] < self.grey:
-            image = image.mean(0, keepdim=True).expand_as(image)
-        elif draw[1] < self.shuffle:
-            image = image[torch.as_tensor(order)]
-        return {**data, IMAGE: image}
+    def __call__(
+        self, image: Array, maps: Sequence[Array], centre: Sequence[int], random: np.random.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The crop around voxel `centre` of `image` (C, *spatial) and of the target `maps` (*spatial).
 
+        Returns both float32, (C, *crop) and (T, *crop). Beyond the border pictures go on mirrored. The first map has to
+        be the foreground.
+        """
+        chosen = self._choose(random)
+        matrix, shift = self._draw_map(chosen[: len(self.turns)], random)
+        shifts = self._draw_deformation(random)
+        size = np.array(self.crop_px)
+        # of a crop of even size, the middle lies between two voxels
+        offset = np.asarray(centre) - size // 2 + (size - 1) / 2 + shift - matrix @ ((size - 1) / 2)
+        onto_voxels = shifts is None and all(float(v).is_integer() for v in (*matrix.flat, *offset))
+        seen = np.empty((len(image), *self.crop_px), np.float32)
+        targets = np.empty((len(maps), *self.crop_px), np.float32)
+        warp(image, matrix, offset, seen, shifts=shifts, nearest=onto_voxels)
+        for target, values in zip(targets, maps, strict=True):
+            warp(values[None], matrix, offset, target[None], shifts=shifts, nearest=onto_voxels or self.nearest)
+        for happens, (_, change) in zip(chosen[len(self.turns) :], self.light, strict=True):
+            if happens:
+                seen = change(seen, targets, random)
+        return torch.from_numpy(np.ascontiguousarray(seen, np.float32)), torch.from_numpy(targets)
 
-class RandStaind(RandomizableTransform, MapTransform):  # type: ignore[misc]
-    """Lay brown immunostain (DAB) over bright colour pictures: smooth patches, thinner over nuclei; MONAI has it not.
+    def _choose(self, random: np.random.Generator) -> Array:
+        """Which of the turns and changes happen to this sample."""
+        count = len(self.probabilities)
+        happens: Array = random.random(count) < self.probabilities
+        if self.config.at_most:
+            allowed = random.permutation(count)[: random.integers(self.config.at_most + 1)]
+            happens &= np.isin(np.arange(count), allowed)
+        return happens
 
-    Pictures of tissue come mostly in violet and pink; without this a network takes every dark stain for nuclei. Light
-    falls by Beer and Lambert with the optical densities of DAB (Ruifrok and Johnston 2001). The first target is the
-    foreground.
-    """
+    def _draw_map(self, turned: Array, random: np.random.Generator) -> tuple[Array, Array]:
+        """From voxels of the crop to those of the picture, both counted from their middle: matrix and shift."""
+        dims = len(self.crop_px)
+        matrix, shift = np.eye(dims), np.zeros(dims)
+        if random.random() < self.config.affine_probability:
+            matrix, shift = draw_affine(self.config, self.crop_px, random)
+        for happens, (_, turns) in zip(turned, self.turns, strict=True):
+            if happens:
+                matrix = matrix @ turns[random.integers(len(turns))]
+        return matrix, shift
 
-    def __init__(self, prob: float) -> None:
-        MapTransform.__init__(self, [IMAGE])
-        RandomizableTransform.__init__(self, prob)
-
-    def __call__(self, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Change `image` alone, where `targets` say that there are no nuclei."""
-        self.randomize(None)
-        image = torch.as_tensor(data[IMAGE])
-        grain, strength, over_nuclei = self.R.uniform([8, 0.5, 0.0], [40, 3.0, 1.0]).tolist()
-        noise = self.R.standard_normal((1, 1, *(int(n / grain) + 3 for n in image.shape[1:])))
-        fine = self.R.standard_normal(image.shape[1:])
-        is_bright_colour = image.shape[0] == 3 and image.median() > 0.5 and (image[0] - image[2]).abs().mean() > 0.02
-        if not self._do_transform or not is_bright_colour:
-            return data
-        smooth = torch.nn.functional.interpolate(
-            torch.from_numpy(noise.astype(np.float32)), image.shape[1:], mode="bicubic", align_corners=False
-        )[0]
-        density = (smooth + 0.15 * torch.from_numpy(fine.astype(np.float32))).clamp_min(0) * strength
-        density = density * (1 - over_nuclei * torch.as_tensor(data[TARGETS])[:1])
-        stained = image.clamp_min(0) * torch.exp(-density * DAB)
-        return {**data, IMAGE: stained / stained.amax((1, 2), keepdim=True).clamp_min(0.3)}
-
-
-class RandGlared(RandomizableTransform, MapTransform):  # type: ignore[misc]
-    """Lay a broad glow over dark pictures, as light from out of focus does, and scale back to the usual range.
-
-    Nuclei in the glow keep a fraction of their contrast; without this a network takes them for background. MONAI's bias
-    field multiplies, which keeps the contrast.
-    """
-
-    def __init__(self, prob: float) -> None:
-        MapTransform.__init__(self, [IMAGE])
-        RandomizableTransform.__init__(self, prob)
-
-    def __call__(self, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Change `image` alone."""
-        self.randomize(None)
-        image = torch.as_tensor(data[IMAGE])
-        strength, width = self.R.uniform([0.3, 0.3], [2.5, 1.2]).tolist()
-        centre = self.R.uniform(-0.3, 1.3, image.ndim - 1).tolist()
-        if not self._do_transform or image.median() > 0.4:
-            return data
-        glow = torch.ones(())
-        for axis, middle in enumerate(centre):
-            size = image.shape[axis + 1]
-            along = torch.exp(-0.5 * ((torch.arange(size) / size - middle) / width) ** 2)
-            glow = glow[..., None] * along
-        glow = strength * (glow - glow.min())
-        return {**data, IMAGE: (image + glow) / (1 + glow.max())}
+    def _draw_deformation(self, random: np.random.Generator) -> Array | None:
+        """Smooth shifts (D, *crop) in px, drawn on a grid and interpolated in between (Simard et al. 2003)."""
+        config = self.config
+        if not config.elastic_px or random.random() >= config.elastic_probability:
+            return None
+        dims = len(self.crop_px)
+        coarse = (1, dims, *(int(n / config.elastic_grain_px) + 2 for n in self.crop_px))
+        values = torch.from_numpy(random.standard_normal(coarse, np.float32) * np.float32(config.elastic_px))
+        linear = "bilinear" if dims == 2 else "trilinear"
+        shifts: Array = functional.interpolate(values, self.crop_px, mode=linear, align_corners=True).numpy()[0]
+        return shifts
 
 
-class RandDeformd(RandomizableTransform, MapTransform):  # type: ignore[misc]
-    """Smooth random deformation of image and targets, alike in 2D and 3D; MONAI's two have different settings.
-
-    Shifts are drawn on a grid of `grain_px` and interpolated in between (Simard et al. 2003).
-    """
-
-    def __init__(self, prob: float, size_px: float, grain_px: float, mode: str) -> None:
-        MapTransform.__init__(self, [IMAGE, TARGETS])
-        RandomizableTransform.__init__(self, prob)
-        self.size_px, self.grain_px, self.mode = size_px, grain_px, mode
-
-    def __call__(self, data: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Move the voxels of both."""
-        self.randomize(None)
-        image = torch.as_tensor(data[IMAGE])
-        shape = image.shape[1:]
-        coarse = self.R.standard_normal((1, len(shape), *(int(n / self.grain_px) + 2 for n in shape)))
-        if not self._do_transform:
-            return data
-        linear = "bilinear" if len(shape) == 2 else "trilinear"
-        shifts = torch.nn.functional.interpolate(
-            torch.from_numpy(coarse.astype(np.float32)), shape, mode=linear, align_corners=True
-        )[0]
-        lines = [torch.linspace(-1, 1, n) for n in shape]
-        places = torch.stack(torch.meshgrid(*lines, indexing="ij"))
-        half = torch.tensor([max(n - 1, 1) / 2 for n in shape]).reshape(-1, *[1] * len(shape))
-        grid = (places + self.size_px * shifts / half).flip(0).movedim(0, -1)[None]
-        moved = dict(data)
-        for name, mode in ((IMAGE, "bilinear"), (TARGETS, self.mode)):
-            values = torch.as_tensor(data[name]).as_subclass(torch.Tensor)[None]
-            moved[name] = torch.nn.functional.grid_sample(
-                values, grid, mode=mode, padding_mode="reflection", align_corners=True
-            )[0]
-        return moved
+def turns_of(config: AugmentConfig, crop_px: Sequence[int]) -> list[tuple[float, Turns]]:
+    """Mirrored axes and quarter turns that `config` asks for, each with its probability."""
+    dims = len(crop_px)
+    mirrors = [np.diag([-1.0 if a == axis else 1.0 for a in range(dims)]) for axis in range(dims)]
+    if not config.flips:
+        return [(0.5, (mirrors[-1],))] if config.flip_last else []
+    turns: list[tuple[float, Turns]] = [(0.5, (matrix,)) for matrix in mirrors]
+    if crop_px[-1] == crop_px[-2] and config.quarter_turns:
+        turns.append((config.quarter_turns, tuple(quarter_turn(dims, times) for times in (1, 2, 3))))
+    return turns
 
 
-def build_augmentation(config: AugmentConfig, crop_px: tuple[int, ...], targets: str = "bilinear") -> Compose:
-    """Augmentation of samples {image: (C, *spatial), targets: (T, *spatial)}, larger than the crop by `margin_px`.
-
-    `targets` says how target maps are interpolated: "bilinear", or "nearest" for class ids.
-    """
-    set_track_meta(False)  # a record of every change, to undo it later, takes half the time of a sample
-    dims, both = len(crop_px), [IMAGE, TARGETS]
-    zoom = tuple(1 / z - 1 for z in reversed(config.zoom))
-    rotate = config.rotate_deg / 180 * pi
-    crop: list[Any] = [
-        RandAffined(
-            both,
-            spatial_size=crop_px,
-            prob=config.affine_probability,
-            rotate_range=rotate if dims == 2 else (rotate, 0.0, 0.0),
-            shear_range=(config.shear,) * (2 if dims == 2 else 6) if config.shear else None,
-            translate_range=tuple(config.shift * n for n in crop_px) if config.shift else None,
-            scale_range=(zoom,) * dims,
-            mode="bilinear" if targets == "bilinear" else ("bilinear", targets),
-            padding_mode="reflection",
-        )
-    ]
-    if config.elastic_px and config.elastic_probability:
-        crop.append(RandDeformd(config.elastic_probability, config.elastic_px, config.elastic_grain_px, targets))
-    steps: list[Any] = []
-    if config.flips:
-        steps += [RandFlipd(both, prob=0.5, spatial_axis=axis) for axis in range(dims)]
-        if crop_px[-1] == crop_px[-2] and config.quarter_turns:
-            steps.append(RandRotate90d(both, prob=config.quarter_turns, spatial_axes=(dims - 2, dims - 1)))
-    elif config.flip_last:
-        steps.append(RandFlipd(both, prob=0.5, spatial_axis=dims - 1))
-    steps += [step for probability, step in _of_intensity(config) if probability > 0]
-    if config.at_most:
-        return Compose([*crop, SomeOf(steps, num_transforms=(0, config.at_most))])
-    return Compose([*crop, *steps])
+def quarter_turn(dims: int, times: int) -> Array:
+    """The map that turns the last two axes by 90 degrees, so many times."""
+    matrix = np.eye(dims)
+    matrix[-2:, -2:] = np.linalg.matrix_power(np.array([[0.0, -1.0], [1.0, 0.0]]), times)
+    return matrix
 
 
-def _of_intensity(config: AugmentConfig) -> list[tuple[float, Any]]:
-    """Changes of the image alone, each with its probability."""
-    low, high = config.blur_sigma_px
-    darken, brighten = config.multiply
-    some = config.intensity_probability
-    return [
-        (config.stain_probability, RandStaind(config.stain_probability)),
-        (config.glare_probability, RandGlared(config.glare_probability)),
-        (
-            max(config.grey_probability, config.shuffle_channels_probability),
-            RandGreyd(config.grey_probability, config.shuffle_channels_probability),
-        ),
-        (
-            config.blur_probability,
-            RandGaussianSmoothd([IMAGE], (low, high), (low, high), (low, high), prob=config.blur_probability),
-        ),
-        (
-            config.gamma_probability,
-            RandAdjustContrastd([IMAGE], prob=config.gamma_probability, gamma=config.gamma),
-        ),
-        (some, RandScaleIntensityd([IMAGE], config.contrast, prob=some, channel_wise=True)),
-        (some, RandShiftIntensityd([IMAGE], config.brightness, prob=some, channel_wise=True)),
-        (
-            config.multiply_probability,
-            RandScaleIntensityd([IMAGE], (darken - 1, brighten - 1), prob=config.multiply_probability),
-        ),
-        (
-            config.noise_probability,
-            RandGaussianNoised([IMAGE], prob=config.noise_probability, std=config.noise_std),
-        ),
-    ]
+def draw_affine(config: AugmentConfig, crop_px: Sequence[int], random: np.random.Generator) -> tuple[Array, Array]:
+    """A turn of the last two axes, a shear, a zoom of each axis and a shift: matrix (D, D) and shift (D,) in px."""
+    dims = len(crop_px)
+    bent = np.eye(dims)
+    angle = radians(random.uniform(-config.rotate_deg, config.rotate_deg))
+    bent[-2:, -2:] = (cos(angle), -sin(angle)), (sin(angle), cos(angle))
+    if config.shear:
+        shear = random.uniform(-config.shear, config.shear, (dims, dims))
+        np.fill_diagonal(shear, 1.0)
+        bent = bent @ shear
+    zoom = random.uniform(1 / config.zoom[1], 1 / config.zoom[0], dims)
+    shift = random.uniform(-config.shift, config.shift, dims) * crop_px
+    return bent * zoom, bent @ shift
 
 
-def margin_px(config: AugmentConfig, crop_px: tuple[int, ...]) -> tuple[int, ...]:
-    """Voxels a sample needs beyond the crop on each side, so that zooming out meets real pixels."""
+def margin_px(config: AugmentConfig, crop_px: Sequence[int]) -> tuple[int, ...]:
+    """Voxels around a crop that zooming out needs, on each side: for crops that are cut out before they are changed."""
     shrink = max(0.0, 1 / config.zoom[0] - 1) if config.affine_probability > 0 else 0.0
-    return tuple(int(np.ceil(n / 2 * shrink)) for n in crop_px)
-
-
-def augment(transform: Compose, image: Array, targets: Array, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Apply `transform` with the random stream of `seed`; both inputs float32, (channels, *spatial)."""
-    transform.set_random_state(seed=seed)
-    changed = transform({IMAGE: torch.from_numpy(image), TARGETS: torch.from_numpy(targets)})
-    plain = [torch.as_tensor(changed[key]).as_subclass(torch.Tensor) for key in (IMAGE, TARGETS)]
-    return plain[0].contiguous(), plain[1].contiguous()
+    return tuple(ceil(n / 2 * shrink) for n in crop_px)

@@ -15,7 +15,7 @@ from cellengine.errors import InputError, UsageError
 from cellengine.models import ModelConfig
 from cellengine.models.unet import UNetConfig
 from cellengine.records import RecordError, from_plain, to_plain
-from cellengine.spec import Decoder, DistanceWatershed, Normalize, Task
+from cellengine.spec import Decoder, DistanceWatershed, Normalize, Task, needed_outputs
 from cellengine.train.augmentations import AUGMENTATIONS
 from cellengine.train.detection.settings import DetectionConfig
 from cellengine.train.settings import AugmentConfig, DataConfig, LossConfig, OptimizerConfig, TargetConfig
@@ -40,8 +40,9 @@ class TrainConfig:
     """compute activations again in the backward pass where the network can: much less memory, a third more time"""
     heads_only_epochs: int = 0
     """epochs at the start in which only the head's weights move, the rest is frozen with its BatchNorm"""
-    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
-    """arithmetic of the forward and backward pass (autocast); weights stay float32. fp16 scales the loss, on CUDA"""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """arithmetic of the forward and backward pass (autocast); weights stay float32. fp16 scales the loss, on CUDA.
+    auto: bf16 where the device has instructions for it, or else fp16 on CUDA and fp32 on CPUs; checkpoints say which"""
     validate_every: int = 4
     """epochs between validations"""
     preview_every: int = 4
@@ -73,6 +74,16 @@ class TrainConfig:
     training_data: str = ""
 
     def __post_init__(self) -> None:
+        for name in ("epochs", "batch", "accumulate", "validate_every", "preview_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1.")
+        if self.data.samples_per_epoch < self.batch:
+            raise ValueError(
+                f"data.samples_per_epoch is {self.data.samples_per_epoch}, less than a batch: {self.batch}."
+            )
+        missing = sorted(set(needed_outputs(self.decoder)) - {output.name for output in self.model.outputs})
+        if missing:
+            raise ValueError(f"the decoder {self.decoder.kind} needs the head {missing[0]}, which the model has not.")
         if len(self.channels) != self.model.channels_in:
             raise ValueError(f"{len(self.channels)} channel names for a model of {self.model.channels_in} channels.")
         if any(c % d for c, d in zip(self.data.crop_px, self.model.divisor, strict=True)):
@@ -84,6 +95,21 @@ class TrainConfig:
         named = {output.name: output.channels for output in self.model.outputs}
         if "classes" in named and self.task in ("semantic", "classification") and named["classes"] != len(self.classes):
             raise ValueError(f"{len(self.classes)} names of classes for a model of {named['classes']}.")
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Moves of the weights; samples beyond the last whole batch are left out."""
+        return self.data.samples_per_epoch // self.batch
+
+    @property
+    def arithmetic(self) -> Literal["fp32", "bf16", "fp16"]:
+        """The precision; fp32 where it is left to a device and none is chosen yet."""
+        return "fp32" if self.precision == "auto" else self.precision
+
+    @property
+    def norm_rests(self) -> bool:
+        """Whether BatchNorm keeps what the weights that training starts from have learnt."""
+        return self.task == "detection" and self.detection.freeze_norm
 
     def to_json(self) -> str:
         """One line that goes into checkpoints."""

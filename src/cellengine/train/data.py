@@ -11,10 +11,12 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from cellengine.errors import InputError, UsageError
-from cellengine.io.annotated import Item, Picture, draw_split, list_annotated, open_image, read_annotated
+from cellengine.io.annotated import Item, Picture, list_annotated, open_image, read_annotated
 from cellengine.io.boxes import Boxed, is_box_list, list_boxed, read_boxed
-from cellengine.io.crops import window
-from cellengine.train.augment import augment, build_augmentation, margin_px
+from cellengine.io.crops import SPLITS
+from cellengine.io.splits import draw_split, join_copies, tell_apart
+from cellengine.train.augment import Augmentation
+from cellengine.train.augmentations import NONE
 from cellengine.train.config import TrainConfig
 from cellengine.train.prepared import Prepared, PreparedFolder, prepare_picture
 from cellengine.train.recipe import Batch
@@ -32,6 +34,8 @@ class Pictures:
     """The pictures of one run."""
 
     train: list[Prepared]
+    checked: list[Prepared]
+    """those of `val`, whose crops the validation losses are measured on"""
     val: list[Listed]
     """read again for every validation when the run keeps its pictures on disk"""
     held: list[Picture]
@@ -64,7 +68,9 @@ def read_pictures(config: TrainConfig) -> Pictures:
     kept = PreparedFolder(Path(config.data.cache), config) if config.data.cache else None
     train = [_prepare(listed, config, kept) for listed in splits["train"]]
     held = [] if kept else [read_picture(listed, config) for listed in splits["val"]]
-    return Pictures(train, splits["val"], held)
+    checked = [prepare_picture(picture, config) for picture in held]
+    checked += [_prepare(listed, config, kept) for listed in splits["val"] if kept]
+    return Pictures(train, checked, splits["val"], held)
 
 
 def list_pictures(config: TrainConfig) -> dict[str, list[Listed]]:
@@ -88,12 +94,22 @@ def list_pictures(config: TrainConfig) -> dict[str, list[Listed]]:
             )
         )
         _check_voxels([entry for entry in listed if isinstance(entry, Item)], config)
+    # whatever is in another split, test above all, stays out of the folds too
+    listed = [entry for entry in listed if item_of(entry).split in SPLITS]
     items = [item_of(entry) for entry in listed]
     splits = [item.split for item in items]
     if data.folds:
-        parts = draw_split([i.group for i in items], {str(k): 1 / data.folds for k in range(data.folds)}, config.seed)
+        shares = {str(k): 1 / data.folds for k in range(data.folds)}
+        parts = draw_split(_groups_with_copies(items), shares, config.seed)
         splits = ["val" if part == str(data.fold) else "train" for part in parts]
-    return {s: [entry for entry, split in zip(listed, splits, strict=True) if split == s] for s in ("train", "val")}
+    return {s: [entry for entry, split in zip(listed, splits, strict=True) if split == s] for s in SPLITS}
+
+
+def _groups_with_copies(items: Sequence[Item]) -> list[str]:
+    """The group of every picture, one for groups that hold copies of one picture: folds are drawn, the list was not."""
+    files = tell_apart([item.image for item in items])
+    contents = [(file, item.image_dataset) for file, item in zip(files, items, strict=True)]
+    return join_copies([item.group for item in items], contents)
 
 
 def _check_voxels(items: Sequence[Item], config: TrainConfig) -> None:
@@ -119,7 +135,8 @@ def item_of(listed: Listed) -> Item:
 
 def read_picture(listed: Listed, config: TrainConfig) -> Picture:
     """One picture with the channels that the model takes, and its annotation."""
-    picture = read_boxed(listed) if isinstance(listed, Boxed) else read_annotated(listed)
+    unknown = () if config.data.ignore_value is None else (config.data.ignore_value,)
+    picture = read_boxed(listed) if isinstance(listed, Boxed) else read_annotated(listed, keep=unknown)
     if picture.labels.ndim != config.model.dims:
         raise InputError(
             f"{picture.item.image}: found a picture of {picture.labels.ndim} dimensions, "
@@ -152,9 +169,7 @@ class Samples(Dataset[Batch]):
         self.config = config
         self.pictures = pictures
         nearest = any(output.name == "classes" for output in config.model.outputs)
-        self.transform = build_augmentation(config.augment, config.data.crop_px, "nearest" if nearest else "bilinear")
-        margin = margin_px(config.augment, config.data.crop_px)
-        self.read_px = tuple(c + 2 * m for c, m in zip(config.data.crop_px, margin, strict=True))
+        self.augmentation = Augmentation(config.augment, config.data.crop_px, nearest=nearest)
         self.cumulative = even_shares([p.kind for p in pictures], config.data)
 
     def __len__(self) -> int:
@@ -165,9 +180,7 @@ class Samples(Dataset[Batch]):
         random = np.random.default_rng((self.config.seed, index))
         picture = self.pictures[draw(self.cumulative, random)]
         centre = self._draw_centre(picture, random)
-        image = cut(picture.image, centre, self.read_px)
-        maps = [cut(values[None], centre, self.read_px) for values in picture.maps.values()]
-        return augment(self.transform, image, np.concatenate(maps), int(random.integers(2**31)))
+        return self.augmentation(picture.image, list(picture.maps.values()), centre, random)
 
     def _draw_centre(self, picture: Prepared, random: np.random.Generator) -> tuple[int, ...]:
         shape, centres = picture.image.shape[1:], picture.centres
@@ -177,6 +190,12 @@ class Samples(Dataset[Batch]):
         else:
             picked = [random.integers(n) for n in shape]
         return tuple(int(np.clip(p, 0, n - 1)) for p, n in zip(picked, shape, strict=True))
+
+
+def as_they_are(config: TrainConfig) -> TrainConfig:
+    """The configuration of crops to check on: the same every time, and not augmented."""
+    kinds_as_they_come = replace(config.data, balance_power=1.0, balance_weights={})
+    return replace(config, seed=0, augment=NONE, data=kinds_as_they_come)
 
 
 def even_shares(kinds: Sequence[str], config: DataConfig) -> Array:
@@ -195,8 +214,3 @@ def even_shares(kinds: Sequence[str], config: DataConfig) -> Array:
 def draw(cumulative: Array, random: np.random.Generator) -> int:
     """The number of an item, by its share."""
     return min(int(np.searchsorted(cumulative, random.random(), side="right")), len(cumulative) - 1)
-
-
-def cut(array: Array, centre: Sequence[int], shape: Sequence[int]) -> Array:
-    """Crop (C, *spatial) around `centre`, reflected where it leaves the picture, as float32."""
-    return window(array, centre, shape).astype(np.float32)

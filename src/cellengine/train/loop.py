@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Generator
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
+from torch.utils.data import default_collate
 
 from cellengine.engine.flow import Stop, stop_on_signals
 from cellengine.errors import InputError, Interrupted, UsageError
@@ -23,7 +22,8 @@ from cellengine.models.checkpoint import save_checkpoint
 from cellengine.records import to_plain
 from cellengine.spec import ModelSpec
 from cellengine.train.config import TrainConfig
-from cellengine.train.optimizer import begin_phase, rate_of_step, set_rate, update_average
+from cellengine.train.feed import feed
+from cellengine.train.optimizer import begin_phase, clip_gradient, rate_of_step, set_rate, update_average
 from cellengine.train.place import Place, open_place
 from cellengine.train.recipe import Batch, Recipe, Validation
 from cellengine.train.recipes import RECIPES
@@ -32,6 +32,10 @@ from cellengine.train.start import start_from
 from cellengine.train.state import State, begin_run, new_state, resume_run, to_checkpoint
 
 Echo = Callable[[str], None]
+Batches = Generator[Batch, None, None]
+
+CHECKS = 24
+"""crops of validation pictures that the validation losses are means of"""
 
 
 def train(
@@ -59,7 +63,7 @@ def train(
 def _train(
     config: TrainConfig, folder: Path, resume: bool, init: Path | None, place: Place, stop: Stop, echo: Echo
 ) -> Path:
-    _check(config, place)
+    config = _settle(config, place, echo)
     recipe = RECIPES[config.task](config)
     echo(recipe.summary())
     torch.manual_seed(config.seed)
@@ -68,16 +72,17 @@ def _train(
     history = resume_run(state, config, folder) if resume else begin_run(folder)
     report = Report(folder, history) if place.leads else None
     try:
-        while state.epoch < config.epochs and not _should_stop(state, config):
-            row = _train_epoch(state, recipe, config, place, stop)
-            if stop.signal_number is not None:
-                break
-            if state.epoch % config.validate_every == 0 or state.epoch == config.epochs:
-                row |= _validate(state, recipe, config, folder, place, report)
-            if report is not None:
-                report.add(row)
-                echo(_line(row, config))
-                save_checkpoint(folder / "last.pt", to_checkpoint(state, config, report.history))
+        with closing(feed(recipe.samples, state.step, config, place)) as batches:
+            while state.epoch < config.epochs and not _should_stop(state, config):
+                row = _train_epoch(state, recipe, batches, config, place, stop)
+                if stop.signal_number is not None:
+                    break
+                if state.epoch % config.validate_every == 0 or state.epoch == config.epochs:
+                    row |= _validate(state, recipe, config, folder, place, report)
+                if report is not None:
+                    report.add(row)
+                    echo(_line(row, config))
+                    save_checkpoint(folder / "last.pt", to_checkpoint(state, config, report.history))
     finally:
         if report is not None:
             report.close()
@@ -88,17 +93,21 @@ def _train(
     return folder / "best.pt"
 
 
-def _check(config: TrainConfig, place: Place) -> None:
-    """Settings that do not fit the place."""
+def _settle(config: TrainConfig, place: Place, echo: Echo) -> TrainConfig:
+    """The configuration with the precision that the place is for. Raises UsageError for what does not fit there."""
+    best = place.best_precision()
     if config.precision == "fp16" and place.device.type != "cuda":
         raise UsageError("precision fp16 trains on CUDA devices; on a CPU take bf16 or fp32.")
+    if config.precision == "bf16" and best != "bf16":
+        echo(f"{place.device} has no instructions for bf16, which takes many times as long as {best} (precision=auto).")
     if config.batch % (config.accumulate * place.world):
         raise UsageError(
             f"A batch of {config.batch} cannot be shared by {place.world} processes in {config.accumulate} parts each."
         )
+    return replace(config, precision=best) if config.precision == "auto" else config
 
 
-class _Losses(nn.Module):
+class Losses(nn.Module):
     """The losses of a batch as a module, which is what DistributedDataParallel can wrap."""
 
     def __init__(self, model: nn.Module, recipe: Recipe) -> None:
@@ -106,18 +115,19 @@ class _Losses(nn.Module):
         self.model, self.recipe = model, recipe
 
     def forward(self, *batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Every term by name."""
         return self.recipe.losses(self.model, batch)
 
 
-def _train_epoch(state: State, recipe: Recipe, config: TrainConfig, place: Place, stop: Stop) -> Row:
+def _train_epoch(state: State, recipe: Recipe, batches: Batches, config: TrainConfig, place: Place, stop: Stop) -> Row:
     """Go through an epoch, from where it was left; when a signal comes, no further than the step in hand."""
     begun = time.perf_counter()
-    steps = config.data.samples_per_epoch // config.batch
-    begin_phase(state.model, heads_only=state.epoch < config.heads_only_epochs)
-    losses: nn.Module = _Losses(state.model, recipe)
+    steps = config.steps_per_epoch
+    place.forget_peaks()
+    begin_phase(state.model, heads_only=state.epoch < config.heads_only_epochs, norm_rests=config.norm_rests)
+    losses: nn.Module = Losses(state.model, recipe)
     if place.world > 1:
         losses = DistributedDataParallel(losses)
-    batches = _batches(state, recipe, config, place)
     for _ in range(state.step - state.epoch * steps, steps):
         parts = [next(batches) for _ in range(config.accumulate)]
         for name, value in _train_step(state, losses, parts, config, place).items():
@@ -125,40 +135,13 @@ def _train_epoch(state: State, recipe: Recipe, config: TrainConfig, place: Place
         if place.share(float(stop.signal_number or 0)):
             stop.signal_number = stop.signal_number or int(signal.SIGTERM)
             return {}
+    _check_weights(state, config)
     state.epoch += 1
     means = {f"loss_{name}": value / steps for name, value in state.sums.items()}
     state.sums = {}
     rate = rate_of_step(state.step, state.rate_factor, config)
     seconds = time.perf_counter() - begun
     return {"epoch": state.epoch, **means, "rate": rate, "seconds": seconds, **place.memory_mb()}
-
-
-def _batches(state: State, recipe: Recipe, config: TrainConfig, place: Place) -> Iterator[Batch]:
-    """What is left of the epoch, this process's share of every batch, in `accumulate` parts."""
-    count = config.data.samples_per_epoch // config.batch * config.batch
-    part = config.batch // (config.accumulate * place.world)
-    first = state.epoch * config.data.samples_per_epoch
-    numbers = first + np.arange(count).reshape(-1, config.accumulate, place.world, part)
-    done = state.step - state.epoch * (config.data.samples_per_epoch // config.batch)
-    workers = config.data.workers
-    loader = DataLoader(
-        recipe.samples,
-        part,
-        sampler=numbers[done:, :, place.rank].ravel().tolist(),
-        num_workers=workers,
-        drop_last=True,
-        prefetch_factor=4 if workers else None,
-        pin_memory=place.device.type == "cuda",
-        worker_init_fn=_leave_signals_to_the_loop,
-    )
-    for batch in loader:
-        yield tuple(batch)
-
-
-def _leave_signals_to_the_loop(worker: int) -> None:
-    """Terminals and schedulers signal every process of a command; samples are still needed for the step in hand."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
 
 
 def _train_step(
@@ -168,22 +151,21 @@ def _train_step(
     set_rate(state.optimizer, rate_of_step(state.step, state.rate_factor, config))
     torch.manual_seed(config.seed * 1_000_003 + state.step * place.world + place.rank)  # a step is repeatable by itself
     state.optimizer.zero_grad(set_to_none=True)
-    kind = torch.float16 if config.precision == "fp16" else torch.bfloat16
     sums: dict[str, float] = {}
     for i, part in enumerate(parts):
         waits = isinstance(losses, DistributedDataParallel) and i + 1 < len(parts)
         with losses.no_sync() if waits else nullcontext():  # type: ignore[operator]
-            with torch.autocast(place.device.type, kind, enabled=config.precision != "fp32"):
+            with _autocast(config, place):
                 terms: dict[str, torch.Tensor] = losses(*place.bring(part))
             total = torch.stack(list(terms.values())).sum()
             if not torch.isfinite(total):
-                raise InputError(_not_finite(total, state, config))
+                raise InputError(_not_finite(f"The loss is {total.item()}", state, config))
             state.scaler.scale(total / len(parts) if len(parts) > 1 else total).backward()  # type: ignore[no-untyped-call]
         for name, value in {**terms, "total": total}.items():
             sums[name] = sums.get(name, 0.0) + float(value.detach()) / len(parts)
     if config.optimizer.gradient_clip:
         state.scaler.unscale_(state.optimizer)
-        nn.utils.clip_grad_norm_(state.model.parameters(), config.optimizer.gradient_clip)
+        clip_gradient(state.model, config.optimizer.gradient_clip)
     state.scaler.step(state.optimizer)
     state.scaler.update()
     state.step += 1
@@ -191,13 +173,25 @@ def _train_step(
     return sums
 
 
-def _not_finite(total: torch.Tensor, state: State, config: TrainConfig) -> str:
-    steps = config.data.samples_per_epoch // config.batch
-    batch = state.step - state.epoch * steps + 1
+def _autocast(config: TrainConfig, place: Place) -> torch.autocast:
+    kind = torch.float16 if config.precision == "fp16" else torch.bfloat16
+    return torch.autocast(place.device.type, kind, enabled=config.precision != "fp32")
+
+
+def _not_finite(what: str, state: State, config: TrainConfig) -> str:
+    batch = state.step - state.epoch * config.steps_per_epoch + 1
+    kept = "last.pt holds the epoch before" if state.epoch else "no epoch is finished yet"
     return (
-        f"The loss is {total.item()} at step {state.step} (epoch {state.epoch + 1}, batch {batch} of {steps}): "
-        "lower optimizer.rate or train in fp32; last.pt holds the epoch before."
+        f"{what} at step {state.step} (epoch {state.epoch + 1}, batch {batch} of {config.steps_per_epoch}): "
+        f"lower optimizer.rate or train in fp32; {kept}."
     )
+
+
+def _check_weights(state: State, config: TrainConfig) -> None:
+    """A gradient can be infinite where the loss is not; such weights are not saved."""
+    sums = [weights.detach().sum() for weights in state.model.state_dict().values() if weights.is_floating_point()]
+    if not torch.isfinite(torch.stack([value.float() for value in sums])).all():
+        raise InputError(_not_finite("Weights are not finite", state, config))
 
 
 def _validate(
@@ -207,7 +201,8 @@ def _validate(
     row: Row = {}
     if report is not None:
         result = recipe.validate(state.average)
-        row = {f"val_{k}": v for k, v in result.scores.items()}
+        losses = _validation_losses(state, recipe, config, place)
+        row = {f"val_{k}": v for k, v in result.scores.items()} | losses
         _judge(state, result, recipe.spec, config, folder)
         if state.epoch % config.preview_every == 0 or state.epoch == config.epochs:
             report.preview(state.epoch, result.draw())
@@ -215,6 +210,20 @@ def _validate(
         setattr(state, name, place.share(getattr(state, name)))
     state.stale = int(place.share(state.stale))
     return row
+
+
+@torch.inference_mode()
+def _validation_losses(state: State, recipe: Recipe, config: TrainConfig, place: Place) -> Row:
+    """Means over the same crops of validation pictures every time; where they rise, training learns by heart."""
+    parts = [default_collate([recipe.checks[i]]) for i in range(CHECKS)]
+    sums: Row = {}
+    torch.manual_seed(config.seed)
+    for part in parts:
+        with _autocast(config, place):
+            terms = recipe.losses(state.average, place.bring(tuple(part)))
+        for name, value in {**terms, "total": torch.stack(list(terms.values())).sum()}.items():
+            sums[name] = sums.get(name, 0.0) + float(value) / len(parts)
+    return {f"val_loss_{name}": value for name, value in sums.items()}
 
 
 def _judge(state: State, result: Validation, spec: ModelSpec, config: TrainConfig, folder: Path) -> None:
@@ -246,7 +255,8 @@ def _should_stop(state: State, config: TrainConfig) -> bool:
 
 
 def _line(row: Row, config: TrainConfig) -> str:
-    shown = {k.removeprefix("loss_"): v for k, v in row.items() if k.startswith(("loss", "val"))}
+    shown = {k.removeprefix("loss_"): v for k, v in row.items() if k.startswith(("loss_", "val_"))}
+    shown = {k: v for k, v in shown.items() if not k.startswith("val_loss_") or k == "val_loss_total"}
     parts = ", ".join(f"{k} {v:.4f}" for k, v in shown.items())
     left = (config.epochs - row["epoch"]) * row["seconds"] / 60
     return f"epoch {int(row['epoch'])}/{config.epochs}: {parts}; {row['seconds']:.0f} s, about {left:.0f} min left"

@@ -14,7 +14,8 @@ Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 def bce(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Binary cross-entropy, the weighted mean over pixels; targets may lie between 0 and 1."""
-    return (functional.binary_cross_entropy_with_logits(logits, target, reduction="none") * weight).sum() / weight.sum()
+    plain = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    return (plain * weight).sum() / _total(weight)
 
 
 def dice(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -34,12 +35,12 @@ def smooth_l1(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) 
     """Huber loss (beta 0.1) of the activated value."""
     return (
         functional.smooth_l1_loss(torch.sigmoid(logits), target, reduction="none", beta=0.1) * weight
-    ).sum() / weight.sum()
+    ).sum() / _total(weight)
 
 
 def mse(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Squared error of the activated value."""
-    return ((torch.sigmoid(logits) - target) ** 2 * weight).sum() / weight.sum()
+    return ((torch.sigmoid(logits) - target) ** 2 * weight).sum() / _total(weight)
 
 
 def bce_dice(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -53,7 +54,7 @@ def binary_focal(gamma: float) -> Loss:
     def loss(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         plain = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
         wrong = (torch.sigmoid(logits) - target).abs()
-        return (wrong**gamma * plain * weight).sum() / weight.sum()
+        return (wrong**gamma * plain * weight).sum() / _total(weight)
 
     return loss
 
@@ -89,7 +90,7 @@ def class_map_loss(
             right = torch.softmax(logits, 1).gather(1, classes[:, None])[:, 0]
             plain = (1 - right) ** config.focal_gamma * plain
         share = weight if of_class is None else weight * of_class[classes]
-        terms.append((plain * weight).sum() / share.sum().clamp_min(1e-6))
+        terms.append((plain * weight).sum() / _total(share))
     if config.classes in ("dice", "cross_entropy+dice"):
         one_hot = functional.one_hot(classes, logits.shape[1]).movedim(-1, 1).float()
         parts = torch.softmax(logits, 1)
@@ -107,6 +108,11 @@ def crop_loss(logits: torch.Tensor, classes: torch.Tensor, config: LossConfig) -
         right = torch.softmax(logits, 1).gather(1, classes[:, None])[:, 0]
         return ((1 - right) ** config.focal_gamma * plain).mean()
     return functional.cross_entropy(logits, classes, of_class, label_smoothing=config.label_smoothing)
+
+
+def _total(weight: torch.Tensor) -> torch.Tensor:
+    """What a mean is divided by; of a batch of unknown pixels alone there is nothing to learn, which is no NaN."""
+    return weight.sum().clamp_min(1e-6)
 
 
 def _class_weights(weights: Sequence[float], like: torch.Tensor) -> torch.Tensor | None:

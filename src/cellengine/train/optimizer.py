@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from cellengine.errors import UsageError
 from cellengine.train.config import TrainConfig
@@ -64,8 +65,11 @@ def rate_of_step(step: int, rate_factor: float, config: TrainConfig) -> float:
     return settings.rate * rate_factor
 
 
-def begin_phase(model: nn.Module, heads_only: bool) -> None:
-    """Put `model` in training mode; with `heads_only` everything but its heads rests, BatchNorm's statistics too."""
+def begin_phase(model: nn.Module, *, heads_only: bool = False, norm_rests: bool = False) -> None:
+    """Put `model` in training mode; with `heads_only` everything but its heads rests, BatchNorm's statistics too.
+
+    With `norm_rests` every BatchNorm uses what it has learnt and learns no more.
+    """
     model.train()
     heads: tuple[str, ...] = model.HEADS if heads_only else ("",)  # type: ignore[assignment]
     for name, weights in model.named_parameters():
@@ -73,14 +77,26 @@ def begin_phase(model: nn.Module, heads_only: bool) -> None:
     for name, part in model.named_modules():
         if name and not f"{name}.".startswith(heads) and not any(h.startswith(f"{name}.") for h in heads):
             part.eval()
+        if norm_rests and isinstance(part, nn.modules.batchnorm._BatchNorm):
+            part.eval()
+            for weights in part.parameters():
+                weights.requires_grad_(False)
+
+
+def clip_gradient(model: nn.Module, largest: float) -> None:
+    """Shorten the gradient of all weights together to a norm of at most `largest`."""
+    nn.utils.clip_grad_norm_(model.parameters(), largest, foreach=True)
 
 
 @torch.no_grad()
 def update_average(average: nn.Module, model: nn.Module, step: int, decay: float) -> None:
     """Move the average towards the weights; early on faster, so that the start is forgotten."""
     decay = min(decay, (1 + step) / (10 + step)) if decay else 0.0
-    for mean, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
-        if mean.is_floating_point():
-            mean.lerp_(value, 1 - decay)
-        else:
+    means, values = ([*part.parameters(), *part.buffers()] for part in (average, model))
+    pairs = list(zip(means, values, strict=True))
+    floats = [pair for pair in pairs if pair[0].is_floating_point()]
+    move = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    move([mean for mean, _ in floats], [value for _, value in floats], step)
+    for mean, value in pairs:
+        if not mean.is_floating_point():
             mean.copy_(value)

@@ -6,17 +6,22 @@ import ctypes
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
+from typing import Literal
 
 import psutil
 import torch
 from torch import distributed
 
+from cellengine.engine.backends.hardware import cpu_flags
 from cellengine.errors import DeviceError, UsageError
 from cellengine.models.session import LAYOUTS
 from cellengine.train.recipe import Batch
+
+Precision = Literal["fp32", "bf16", "fp16"]
 
 PATIENCE = timedelta(hours=4)
 """how long the other processes wait while the first one validates"""
@@ -52,12 +57,25 @@ class Place:
         distributed.broadcast(holder, 0)
         return float(holder)
 
+    def best_precision(self) -> Precision:
+        """The fastest arithmetic that the device has instructions for."""
+        if self.device.type == "cuda":
+            generation = torch.cuda.get_device_capability(self.device)
+            return "bf16" if generation >= (8, 0) else "fp16" if generation >= (7, 0) else "fp32"
+        return "bf16" if {"avx512_bf16", "amx_bf16", "bf16"} & cpu_flags() else "fp32"
+
+    def forget_peaks(self) -> None:
+        """Count the most memory from now on, where the system allows that."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+
     def memory_mb(self) -> dict[str, float]:
-        """Most memory this process has held so far, and most device memory since the last call."""
+        """Most memory that a step since `forget_peaks` has held, of this process and of its device."""
         found = {"ram_peak_mb": _peak_ram() / 1e6}
         if self.device.type == "cuda":
             found["device_peak_mb"] = torch.cuda.max_memory_allocated(self.device) / 1e6
-            torch.cuda.reset_peak_memory_stats(self.device)
         return found
 
 
@@ -111,6 +129,11 @@ def _device(name: str, local_rank: int) -> torch.device:
 
 
 def _peak_ram() -> float:
+    status = Path("/proc/self/status")
+    if status.is_file():  # Linux, the only system where a peak can be forgotten
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
+        if "VmHWM" in lines:
+            return 1024 * float(lines["VmHWM"].split()[0])
     if sys.platform == "win32":
         return float(psutil.Process().memory_info().peak_wset)
     import resource  # there is none on Windows

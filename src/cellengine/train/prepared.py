@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ Array = np.ndarray[Any, Any]
 
 PIXELS = 256
 """px of cells kept as centres of crops, for maps of classes"""
+FORMAT = 2
+"""of prepared pictures; to be raised when they are made in another way"""
 _DONE = "done.json"
 
 
@@ -122,7 +125,8 @@ class PreparedFolder:
     def keep(self, item: Item, prepared: Prepared) -> Prepared:
         """Write `prepared` and give it back as memory maps."""
         place = self._place(item)
-        partial = place.with_name(f".{place.name}.partial")
+        # processes that train together make the same pictures; the first to finish one has made it for all
+        partial = place.with_name(f".{place.name}.{os.getpid()}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         np.save(partial / "image.npy", prepared.image)
@@ -132,13 +136,20 @@ class PreparedFolder:
         np.save(partial / "sides.npy", prepared.sides)
         record = {"kind": prepared.kind, "maps": list(prepared.maps)}
         (partial / _DONE).write_text(json.dumps(record), encoding="utf-8")
-        partial.replace(place)
+        try:
+            partial.replace(place)
+        except OSError:
+            shutil.rmtree(partial)
+            if not (place / _DONE).is_file():
+                raise
         return _load(place)
 
     def _place(self, item: Item) -> Path:
         config = self.config
         files = [item.image, item.label]
         made_from = {
+            "format": FORMAT,
+            "where": config.data.where,
             "files": [[str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns] for f in files],
             "datasets": [item.image_dataset, item.label_dataset, item.axes, item.kind],
             "settings": [

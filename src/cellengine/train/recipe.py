@@ -37,6 +37,9 @@ class Recipe(Protocol):
     samples: Dataset[Batch]
     """sample `i` of epoch `e` is item `e * samples_per_epoch + i`; it depends on its number and the seed alone"""
 
+    checks: Dataset[Batch]
+    """crops of the validation pictures as they are: what the validation losses are measured on"""
+
     def summary(self) -> str:
         """One line on what there is to learn from and to validate on."""
         ...

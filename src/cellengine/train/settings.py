@@ -28,8 +28,8 @@ class DataConfig:
     cache: str = ""
     """a folder for pictures as training reads them, so that a set larger than memory works; empty: in memory"""
     folds: int = 0
-    """share the pictures out in so many parts, whole groups at a time, whatever their split, and validate on part
-    `fold`; 0 uses the split of the list"""
+    """share out what trains and validates in so many parts, whole groups at a time, and validate on part `fold`; other
+    splits, such as test, stay out; 0 uses the split of the list"""
     fold: int = 0
     validation_share: float = 0.15
     """share of groups drawn for validation (seeded) when the CSV has no column split"""

@@ -6,7 +6,7 @@ import copy
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,13 +77,16 @@ def resume_run(state: State, config: TrainConfig, folder: Path) -> list[Row]:
     if not path.exists():
         return []
     saved = load_checkpoint(path)
-    if TrainConfig.from_json(saved["config"]) != config:
-        changed = [k for k, v in json.loads(config.to_json()).items() if json.loads(saved["config"]).get(k) != v]
+    # the precision is the machine's: a run may go on where another one is at home
+    before = replace(TrainConfig.from_json(saved["config"]), precision=config.precision)
+    if before != config:
+        now, then = json.loads(config.to_json()), json.loads(before.to_json())
+        changed = [name for name in now if now[name] != then[name]]
         raise UsageError(f"{path} was trained with other settings ({', '.join(changed)}): choose another -o.")
     state.model.load_state_dict(saved["model"])
     state.average.load_state_dict(saved["average"])
     state.optimizer.load_state_dict(saved["optimizer"])
-    if config.precision == "fp16":
+    if config.precision == "fp16" and saved["scaler"]:
         state.scaler.load_state_dict(saved["scaler"])
     for name in NUMBERS:
         setattr(state, name, saved.get(name, saved["best"] if name == "mark" else None))

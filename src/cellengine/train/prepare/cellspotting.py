@@ -20,11 +20,11 @@ import numpy as np
 
 from cellengine.errors import InputError, UsageError
 from cellengine.io import write_table
-from cellengine.io.annotated import draw_split
 from cellengine.io.crops import window
+from cellengine.io.splits import draw_split
 from cellengine.train.prepare.clicks import STATES, Clicks, cluster, estimate_radius, find_cells, fleiss_kappa
 from cellengine.train.prepare.cutting import Array, crop_stems, leaves_picture, write_crop_lists, write_crops
-from cellengine.train.prepare.frame import Control, Defect, Finished, Found, Job, Outcome, run_jobs
+from cellengine.train.prepare.frame import Control, Defect, Finished, Found, Job, Outcome, digest, run_jobs
 from cellengine.train.prepare.pictures import SplitOptions, read_picture
 from cellengine.train.prepare.report import DataReport, count_by, write_report
 
@@ -66,7 +66,12 @@ def prepare_cellspotting(
     defects += more
     radius = options.radius_px or estimate_radius(list(grouped.values()))
     jobs = [
-        Job(name, (pictures / name,), partial(prepare_picture, name, stem, seen, radius, pictures, output, options))
+        Job(
+            name,
+            (pictures / name,),
+            partial(prepare_picture, name, stem, seen, radius, pictures, output, options),
+            given=digest(stem, seen.user_count, *(a.tolist() for a in (seen.places, seen.users, seen.states))),
+        )
         for stem, (name, seen) in zip(crop_stems(list(grouped)), grouped.items(), strict=True)
     ]
     identity = {
@@ -76,7 +81,7 @@ def prepare_cellspotting(
         "used_radius_px": radius,
         **asdict(options),
     }
-    found = Found(tuple(jobs), tuple(defects))
+    found = Found(tuple(jobs), tuple(defects), (clicks,))
     summarise = partial(_summarise, output, options, identity)
     return run_jobs(output, identity, found, summarise, control=control)
 

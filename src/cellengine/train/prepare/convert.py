@@ -9,7 +9,6 @@ from math import ceil, prod
 from pathlib import Path
 from typing import Any
 
-import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,6 +21,7 @@ from cellengine.ops import gaussian
 from cellengine.ops.spline import nearest_voxels, spline_box, spline_region
 from cellengine.ops.touching import boundary_band, part_touching
 from cellengine.train.prepare.narrow import Range
+from cellengine.train.prepare.pieces import count_pieces
 
 Array = NDArray[Any]
 
@@ -31,8 +31,6 @@ READ_VOXELS = 1 << 24
 """voxels of the source that one block of the result may need: 128 MB as float64, of which up to three copies exist"""
 BLOCK = (32, 128, 128)
 """voxels of a block of the result; whole chunks of the file"""
-COUNT_PIECES = 1 << 26
-"""largest volume of which connected pieces are counted: that needs it whole, at 8 bytes a voxel"""
 FULL = 255
 """what a boundary target of 1 is stored as"""
 
@@ -72,6 +70,19 @@ class Conversion:
     gap: bool = False
     boundary_px: int = 0
     boundary_blur_px: float = 0.0
+    """in px of a voxel's shortest side"""
+
+    @property
+    def blur_sigmas(self) -> tuple[float, ...]:
+        """Standard deviation of the blur in voxels, per axis: the same length along each, as training blurs."""
+        sides = self.voxel_size_um or (1.0,) * len(self.new_shape)
+        return tuple(self.boundary_blur_px * min(sides) / side for side in sides)
+
+    @property
+    def reach(self) -> tuple[int, ...]:
+        """How far from a voxel the labels decide what is written there, per axis."""
+        band = [self.boundary_px // 2 + ceil(4 * sigma) + 1 for sigma in self.blur_sigmas]
+        return tuple(max(int(self.gap), n if self.boundary_px else 0) for n in band)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +103,13 @@ class Facts:
     lost_by_resampling: tuple[int, ...]
     lost_by_gap: tuple[int, ...]
     pieces: int | None
-    """connected pieces after the gap (26 neighbours); None where nothing was parted or the volume is too large"""
+    """connected pieces of all cells together after the gap (26 neighbours); None where nothing was parted"""
 
 
 def count_blocks(shape: tuple[int, ...], how: Conversion) -> int:
     """How many blocks `convert` reads and writes for a volume of `shape`."""
-    return 2 * sum(1 for _ in _slabs(shape)) + sum(1 for _ in _blocks(how.padded_shape, BLOCK))
+    counted = sum(1 for _ in _slabs(how.padded_shape)) if how.gap else 0
+    return 2 * sum(1 for _ in _slabs(shape)) + sum(1 for _ in _blocks(how.padded_shape, BLOCK)) + counted
 
 
 def convert(pair: Pair, output: Path, how: Conversion, tick: Callable[[int], None] = lambda blocks: None) -> Facts:
@@ -143,7 +155,7 @@ def convert(pair: Pair, output: Path, how: Conversion, tick: Callable[[int], Non
             missing_numbers=before.highest - len(before.numbers),
             lost_by_resampling=tuple(sorted(before.numbers - resampled.numbers)),
             lost_by_gap=tuple(sorted(resampled.numbers - kept)),
-            pieces=_count_pieces(output) if how.gap and prod(how.new_shape) <= COUNT_PIECES else None,
+            pieces=_pieces_of(output, tick) if how.gap else None,
         )
 
 
@@ -223,15 +235,14 @@ def _labels_and_boundary(
     labels: ImageSource, region: Region, how: Conversion, kind: Any, resampled: _Seen
 ) -> tuple[Array, Array | None]:
     """A box of the resampled labels, parted if so, and of the boundary target. Made with the neighbourhood it needs."""
-    reach = max(int(how.gap), how.boundary_px // 2 + ceil(4 * how.boundary_blur_px) + 1 if how.boundary_px else 0)
-    wide = region.grow((reach,) * len(region.start)).intersect(Region.whole(how.new_shape))
+    wide = region.grow(how.reach).intersect(Region.whole(how.new_shape))
     cells = _nearest(labels, wide, how.new_shape).astype(kind)
     core = region.relative_to(wide)
     resampled.add(cells[core])
     boundary = None
     if how.boundary_px:
         band = boundary_band(cells, how.boundary_px).astype(np.float32)
-        smooth = gaussian(band, how.boundary_blur_px) if how.boundary_blur_px else band
+        smooth = gaussian(band, how.blur_sigmas) if how.boundary_blur_px else band
         boundary = np.rint(smooth[core] * FULL).clip(0, FULL).astype(np.uint8)
     return (part_touching(cells) if how.gap else cells)[core], boundary
 
@@ -250,7 +261,13 @@ def _nearest(labels: ImageSource, region: Region, new_shape: tuple[int, ...]) ->
     return out
 
 
-def _count_pieces(path: Path) -> int:
+def _pieces_of(path: Path, tick: Callable[[int], None]) -> int:
+    """How many pieces the labels in a file are when nobody tells one from another: cells that touch are one."""
+
+    def slabs(source: ImageSource) -> Iterator[Array]:
+        for slab in _slabs(source.shape):
+            yield source.read(slab) > 0
+            tick(1)
+
     with open_source(path, dataset="label") as source:
-        labels = source.read(Region.whole(source.shape))
-    return int(cc3d.connected_components(np.ascontiguousarray(labels), connectivity=26, return_N=True)[1])
+        return count_pieces(slabs(source))

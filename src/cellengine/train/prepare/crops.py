@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from cellengine.errors import InputError, UsageError
-from cellengine.io.annotated import draw_split
 from cellengine.io.boxes import IMAGE_COLUMNS, SIDES, Box
 from cellengine.io.lists import Reference, first_column, read_pairs, read_rows
+from cellengine.io.splits import draw_split
 from cellengine.ops import measure_objects
 from cellengine.train.prepare.cutting import crop_stems, leaves_picture, write_crop_lists, write_crops
-from cellengine.train.prepare.frame import Control, Defect, Finished, Found, Job, Outcome, run_jobs
+from cellengine.train.prepare.frame import Control, Defect, Finished, Found, Job, Outcome, digest, run_jobs
 from cellengine.train.prepare.pictures import SplitOptions, read_picture
 from cellengine.train.prepare.report import DataReport, count_by, summary_lines, write_report
 
@@ -77,7 +77,12 @@ def prepare_crops(
     """
     found, defects = read_cells(table, pictures)
     jobs = [
-        Job(name, (cells.image,), partial(prepare_picture, name, stem, cells, output, options))
+        Job(
+            name,
+            (cells.image, *((cells.label.path,) if cells.label else ())),
+            partial(prepare_picture, name, stem, cells, output, options),
+            given=digest(stem, cells.cells),
+        )
         for stem, (name, cells) in zip(crop_stems(list(found)), found.items(), strict=True)
     ]
     identity = {
@@ -86,7 +91,7 @@ def prepare_crops(
         "pictures": str(pictures.resolve()) if pictures else None,
         **asdict(options),
     }
-    all_found = Found(tuple(jobs), tuple(defects))
+    all_found = Found(tuple(jobs), tuple(defects), (table, *((pictures,) if pictures else ())))
     summarise = partial(_summarise, output, options, identity, found)
     return run_jobs(output, identity, all_found, summarise, control=control)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from cellengine.engine.environment import versions
 from cellengine.engine.flow import overlap, stop_on_signals
-from cellengine.engine.journal import hold_output, open_journal
+from cellengine.engine.journal import RUN, hold_output, open_journal, read_json
 from cellengine.engine.outputs import fingerprint
 from cellengine.engine.run import Progress
 from cellengine.errors import InputError
@@ -17,6 +18,8 @@ from cellengine.ops.threads import worker_count
 from cellengine.records import RecordError, from_plain, to_plain
 
 KEPT, LEFT_OUT = "kept", "left out"
+DONE, SEEN = "done", "seen"
+"""what run.json keeps of a finished run: the record of every item, and what the look before the work gave"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,8 @@ class Job:
     """may be called in any thread; InputError leaves the item out"""
     steps: int = 1
     """of progress; the job tells of all but the last itself"""
+    given: str = ""
+    """what decides the outcome beside the files and the settings of the run: rows of a table, say; see `digest`"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,8 @@ class Found:
 
     jobs: tuple[Job, ...]
     defects: tuple[Defect, ...]
+    sources: tuple[Path, ...] = ()
+    """lists and tables that say what the items are: when one changes, the summary is made again"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +104,11 @@ def unique_names(wanted: Iterable[str]) -> list[str]:
     return list(taken)
 
 
+def digest(*parts: object) -> str:
+    """A short text that changes with the parts, whose `repr` must hold all of them."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
 Summarise = Callable[[Mapping[str, Outcome], Sequence[Defect]], Sequence[str]]
 """writes lists, report and overview from the outcomes (those that were left out are not among them) and all defects,
 and returns what to print"""
@@ -114,18 +126,25 @@ def run_jobs(
     """Do all jobs into `output` and sum up; the same call goes on after a kill, and redoes items that changed.
 
     `identity` says what would give other results (source and settings). An output that holds a finished run is left as
-    it is. Raises UsageError for an output of another identity, LockedError while another run holds it, InputError when
-    no item is usable, Interrupted after a signal.
+    it is where all its inputs are what they were; else the items that changed are made anew, and the summary. Raises
+    UsageError for an output of another identity, LockedError while another run holds it, InputError when no item is
+    usable, Interrupted after a signal.
     """
     control = control or Control()
     with hold_output(output):
         journal = open_journal(output, dict(identity), restart=control.restart)
+        prints = {job.name: [*map(_print, job.inputs), *([job.given] if job.given else [])] for job in found.jobs}
+        seen = {"sources": [*map(_print, found.sources)], "defects": to_plain(found.defects)}
         if journal.complete:
-            return Finished((), 0, was_complete=True)
+            run = read_json(output / RUN)
+            journal.finished = run.get(DONE, {})
+            if run.get(SEEN) == seen and _all_hold(journal.finished, prints, output):
+                return Finished((), 0, was_complete=True)
         if not journal.frozen:
             journal.freeze(versions())
+            for name, record in journal.finished.items():
+                journal.add(name, record)
         control.announce(found.defects)
-        prints = {job.name: [fingerprint(path) for path in job.inputs] for job in found.jobs}
         outcomes = {job.name: _finished(journal.finished.get(job.name), prints[job.name], output) for job in found.jobs}
         todo = [job for job in found.jobs if outcomes[job.name] is None]
         control.progress.begin(str(identity.get("command", "prepare")), sum(job.steps for job in found.jobs))
@@ -144,7 +163,8 @@ def run_jobs(
             first = f"; the first: {defects[0].item}: {defects[0].problem}" if defects else ""
             raise InputError(f"No item is usable, {len(defects)} defects were found{first}.")
         lines = tuple(summarise(usable, defects))
-        journal.close({"items": len(usable), "defects": len(defects)}, complete=True)
+        kept = {name: journal.finished[name] for name in prints}
+        journal.close({"items": len(usable), "defects": len(defects), SEEN: seen, DONE: kept}, complete=True)
         return Finished(lines, len(defects))
 
 
@@ -155,7 +175,20 @@ def _attempt(job: Job) -> Outcome:
         return Outcome(defects=(Defect(job.name, str(error)),))
 
 
-def _finished(record: Mapping[str, Any] | None, prints: Sequence[Mapping[str, Any]], output: Path) -> Outcome | None:
+def _print(path: Path) -> dict[str, object]:
+    """A file by its place, size and time."""
+    return {"path": str(path.resolve()), **fingerprint(path)}
+
+
+def _all_hold(records: Mapping[str, Mapping[str, Any]], prints: Mapping[str, Sequence[Any]], output: Path) -> bool:
+    """Whether a finished run did the same items from the same inputs, and all that it wrote is there."""
+    return records.keys() == prints.keys() and all(
+        record.get("inputs") == prints[name] and all((output / file).exists() for file in record.get("files", ()))
+        for name, record in records.items()
+    )
+
+
+def _finished(record: Mapping[str, Any] | None, prints: Sequence[Any], output: Path) -> Outcome | None:
     """The outcome that an earlier run noted, if it still holds: same inputs, and all that was written is there."""
     if record is None or record.get("inputs") != list(prints):
         return None

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cellengine.errors import InputError
 from cellengine.geometry import Region
 from cellengine.io import create_sink, open_source, write_png
-from cellengine.io.annotated import draw_split
+from cellengine.io.splits import draw_split
 from cellengine.train.prepare.frame import Defect
 from cellengine.train.prepare.looks import Look, group_looks
 from cellengine.train.prepare.sheet import draw_labelled, write_sheet

@@ -5,7 +5,7 @@ Report B did this by hand: `f8` to small integers, shrinking by a spline, paddin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,10 +17,21 @@ from numpy.typing import NDArray
 from cellengine.errors import CellengineError, InputError, UsageError
 from cellengine.geometry import Region
 from cellengine.io import ImageSource, open_source
-from cellengine.io.annotated import draw_split
 from cellengine.io.lists import Reference, read_pairs
+from cellengine.io.splits import draw_split
 from cellengine.train.prepare.convert import Conversion, Facts, Pair, convert, count_blocks
-from cellengine.train.prepare.frame import KEPT, Control, Defect, Finished, Found, Job, Outcome, run_jobs, unique_names
+from cellengine.train.prepare.frame import (
+    KEPT,
+    Control,
+    Defect,
+    Finished,
+    Found,
+    Job,
+    Outcome,
+    digest,
+    run_jobs,
+    unique_names,
+)
 from cellengine.train.prepare.pictures import SplitOptions
 from cellengine.train.prepare.report import OVERVIEW, DataReport, count_by, summary_lines, write_list, write_report
 from cellengine.train.prepare.sheet import draw_labelled, write_sheet
@@ -47,7 +58,7 @@ class VolumeOptions:
     boundary_px: int = 0
     """width of the boundary target, an even number; 0 for none"""
     boundary_blur_px: float = 0.0
-    """standard deviation of the Gaussian that it is blurred by"""
+    """standard deviation of the Gaussian that it is blurred by, in px of a new voxel's shortest side"""
     axes: str | None = None
     """what the axes are, where files do not say"""
     image_dataset: str = RAW
@@ -78,7 +89,8 @@ def prepare_volumes(
     """Write volumes/<name>.h5 (raw, label, boundary) and the list of them to `output`; see `run_jobs` for resuming.
 
     `source` is a CSV list (image, label), a folder with images/ and labels/, or a folder of HDF5 or MATLAB files that
-    hold both. Raises UsageError for options that do not fit, InputError when no pair is usable.
+    hold both. Raises UsageError for options that do not fit (a volume larger than the shape that all shall have, for
+    instance), InputError when no pair is usable.
     """
     seen, defects = look_at(source, options)
     control = control or Control()
@@ -86,9 +98,10 @@ def prepare_volumes(
     for one in seen:
         how = _conversion(one, _padded(one, seen, options), options)
         work = partial(prepare_volume, one, how, output, control.progress.advance)
-        jobs.append(Job(one.name, one.pair.files, work, count_blocks(one.shape, how) + 1))
+        given = digest(one.pair.image.dataset, one.pair.label.dataset, one.pair.axes, how)
+        jobs.append(Job(one.name, one.pair.files, work, count_blocks(one.shape, how) + 1, given))
     identity = {"command": "prepare volumes", "source": str(source.resolve()), **asdict(options)}
-    found = Found(tuple(jobs), tuple(defects))
+    found = Found(tuple(jobs), tuple(defects), (source,) if source.suffix.lower() == ".csv" else ())
     done = partial(_summarise, output, options, identity, {one.name: one for one in seen})
     return run_jobs(output, identity, found, done, threads=1, control=control)
 
@@ -149,9 +162,10 @@ def _content_defects(name: str, facts: Facts) -> list[Defect]:
             )
         )
     if facts.pieces is not None and facts.pieces != facts.cells_after:
-        defects.append(Defect(name, f"{facts.cells_after} cells are {facts.pieces} connected pieces", "kept"))
+        why = "some still touch" if facts.pieces < facts.cells_after else "some are in parts"
+        defects.append(Defect(name, f"{facts.cells_after} cells are {facts.pieces} connected pieces: {why}", KEPT))
     if not facts.cells:
-        defects.append(Defect(name, "there is no cell in the labels", "kept"))
+        defects.append(Defect(name, "there is no cell in the labels", KEPT))
     return defects
 
 
@@ -205,7 +219,17 @@ def _padded(one: Seen, seen: Sequence[Seen], options: VolumeOptions) -> tuple[in
     if options.pad_to is None:
         return one.new_shape
     largest = np.max([other.new_shape for other in seen], axis=0)
-    return tuple(max(n, p or int(m)) for n, p, m in zip(one.new_shape, options.pad_to, largest, strict=True))
+    padded = tuple(p or int(m) for p, m in zip(options.pad_to, largest, strict=True))
+    if any(n > p for n, p in zip(one.new_shape, padded, strict=True)):
+        raise UsageError(
+            f"--pad-to {_sides(padded)}: {one.name} is larger, {_sides(one.new_shape)}; "
+            f"give at least {_sides(largest)}, or --pad-to largest."
+        )
+    return padded
+
+
+def _sides(shape: Iterable[int]) -> str:
+    return ",".join(map(str, shape))
 
 
 def _name(image: Reference | None, label: Reference | None) -> str:

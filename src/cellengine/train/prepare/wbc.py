@@ -85,7 +85,7 @@ def find_pictures(source: Path, output: Path, options: WbcOptions) -> Found:
             jobs.append(Job(name, (image, mask), partial(prepare_picture, name, image, mask, output, options)))
     if not jobs and not defects:
         raise InputError(f"{source}: no pictures in it; expected pairs such as 001.bmp and 001.png.")
-    return Found(tuple(jobs), tuple(defects))
+    return Found(tuple(jobs), tuple(defects), (source,) if source.is_file() else ())
 
 
 def prepare_picture(name: str, image_path: Path, mask_path: Path, output: Path, options: WbcOptions) -> Outcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,13 @@ from cellengine.engine.options import InferOptions
 from cellengine.engine.scene import scenes
 from cellengine.errors import InputError, UsageError
 from cellengine.io import MemorySource
-from cellengine.io.annotated import draw_split
-from cellengine.io.crops import Crop, read_crops, window
+from cellengine.io.crops import SPLITS, Crop, read_crops, window
+from cellengine.io.splits import draw_split
 from cellengine.metrics import evaluate_classes
 from cellengine.models.session import TorchSession
-from cellengine.train.augment import augment, build_augmentation, margin_px
+from cellengine.train.augment import Augmentation, margin_px
 from cellengine.train.config import TrainConfig
-from cellengine.train.data import draw, even_shares
+from cellengine.train.data import as_they_are, draw, even_shares
 from cellengine.train.describe import describe_model
 from cellengine.train.losses import crop_loss
 from cellengine.train.prepared import scale_picture
@@ -44,6 +45,7 @@ class Classes:
         self.truth = [crop for crop in crops if crop.split == "val"]
         self.spec = describe_model(config, float(max(config.data.crop_px)))
         self.samples: Dataset[Batch] = CropSamples(self.train, config)
+        self.checks: Dataset[Batch] = CropSamples(self.truth, as_they_are(config))
 
     def summary(self) -> str:
         """See `Recipe.summary`."""
@@ -61,7 +63,7 @@ class Classes:
 
     def validate(self, model: nn.Module) -> Validation:
         """See `Recipe.validate`: the score is the balanced accuracy."""
-        with TorchSession(model, self.spec, self.config.precision) as session:
+        with TorchSession(model, self.spec, self.config.arithmetic) as session:
             found = _answers(session, self.truth)
         truth = np.array([crop.label for crop in self.truth])
         scores = evaluate_classes(truth, found.argmax(1), len(self.config.classes), found)
@@ -77,7 +79,7 @@ class CropSamples(Dataset[Batch]):
 
     def __init__(self, crops: Sequence[Crop], config: TrainConfig) -> None:
         self.config, self.crops = config, crops
-        self.transform = build_augmentation(config.augment, config.data.crop_px)
+        self.augmentation = Augmentation(config.augment, config.data.crop_px)
         self.read_px = read_size(config)
         self.cumulative = even_shares([str(crop.label) for crop in crops], config.data)
         self.scaled = [scale_crop(crop.image, config, self.read_px) for crop in crops]
@@ -89,9 +91,8 @@ class CropSamples(Dataset[Batch]):
         """Image (C, *crop) float32, and its class."""
         random = np.random.default_rng((self.config.seed, index))
         chosen = draw(self.cumulative, random)
-        image = self.scaled[chosen].astype(np.float32)
-        nothing = np.zeros((1, *image.shape[1:]), np.float32)
-        changed, _ = augment(self.transform, image, nothing, int(random.integers(2**31)))
+        image = self.scaled[chosen]
+        changed, _ = self.augmentation(image, [], [n // 2 for n in image.shape[1:]], random)
         return changed, torch.tensor(self.crops[chosen].label)
 
 
@@ -116,15 +117,16 @@ def list_crops(config: TrainConfig) -> list[Crop]:
         raise InputError(f"{wrong.name}: found {wrong.image.shape[0]} channels, the model takes {channels}.")
     if not data.folds:
         return crops
+    crops = [crop for crop in crops if crop.split in SPLITS]
     parts = draw_split(
-        [crop.name for crop in crops],
+        [crop.group for crop in crops],
         {str(k): 1 / data.folds for k in range(data.folds)},
         config.seed,
         [str(crop.label) for crop in crops],
     )
     return [
-        Crop(c.name, c.image, c.label, "val" if part == str(data.fold) else "train")
-        for c, part in zip(crops, parts, strict=True)
+        replace(crop, split="val" if part == str(data.fold) else "train")
+        for crop, part in zip(crops, parts, strict=True)
     ]
 
 

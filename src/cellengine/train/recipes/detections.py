@@ -17,7 +17,7 @@ from cellengine.metrics import evaluate_instances, mean_over_pictures
 from cellengine.models.detection import MaskRCNN, MaskRCNNConfig
 from cellengine.models.session import TorchSession
 from cellengine.train.config import TrainConfig
-from cellengine.train.data import read_pictures
+from cellengine.train.data import as_they_are, read_pictures
 from cellengine.train.describe import describe_model
 from cellengine.train.detection.losses import detection_losses
 from cellengine.train.detection.samples import ObjectSamples
@@ -45,6 +45,7 @@ class Detections:
         halo = tuple(round_up(int(0.75 * largest) + CONTEXT_PX, d) for d in model.divisor)
         self.spec = replace(describe_model(config, largest), halo=halo)
         self.samples: Dataset[Batch] = ObjectSamples(pictures.train, config, model)
+        self.checks: Dataset[Batch] = ObjectSamples(pictures.checked, as_they_are(config), model)
         self.mean, self.std = measure_pixels(pictures.train)
 
     def summary(self) -> str:
@@ -54,17 +55,14 @@ class Detections:
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
         """See `Recipe.losses`: objectness and box of anchors; class, box and mask of proposals."""
-        detector = self._acquaint(model)
-        if self.config.detection.freeze_norm:
-            freeze_norm(detector)
-        return detection_losses(detector, batch, self.config.detection)
+        return detection_losses(self._acquaint(model), batch, self.config.detection)
 
     def validate(self, model: nn.Module) -> Validation:
         """See `Recipe.validate`: the score is the mean AP over IoU 0.5 ... 0.95."""
         self._acquaint(model)
         shown = few(len(self.truth))
         each, kinds, panels = [], [], []
-        with TorchSession(model, self.spec, self.config.precision) as session:
+        with TorchSession(model, self.spec, self.config.arithmetic) as session:
             for i, picture in enumerate(self.truth):
                 found = infer_array(picture.image, session).labels
                 each.append(evaluate_instances(picture.labels, found))
@@ -95,12 +93,3 @@ def measure_pixels(pictures: list[Prepared]) -> tuple[torch.Tensor, torch.Tensor
     mean = means.mean(0)
     std = np.sqrt(np.maximum(squares.mean(0) - mean**2, 1e-4))
     return torch.from_numpy(mean).float(), torch.from_numpy(std).float()
-
-
-def freeze_norm(model: nn.Module) -> None:
-    """Let every BatchNorm use what it has learnt, and learn no more."""
-    for part in model.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            part.eval()
-            for weights in part.parameters():
-                weights.requires_grad_(False)

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from cellengine.models.session import TorchSession
 from cellengine.train.config import TrainConfig
-from cellengine.train.data import Pictures, Samples, read_pictures
+from cellengine.train.data import Pictures, Samples, as_they_are, read_pictures
 from cellengine.train.describe import describe_model
 from cellengine.train.losses import head_losses
 from cellengine.train.prepared import object_size_px
@@ -27,6 +27,7 @@ class MapRecipe(ABC):
         self.truth = pictures.truth(config)
         self.spec = describe_model(config, object_size_px([p.sides for p in pictures.train]))
         self.samples: Dataset[Batch] = Samples(pictures.train, config)
+        self.checks: Dataset[Batch] = Samples(pictures.checked, as_they_are(config))
 
     def summary(self) -> str:
         """See `Recipe.summary`."""
@@ -39,7 +40,7 @@ class MapRecipe(ABC):
 
     def validate(self, model: nn.Module) -> Validation:
         """See `Recipe.validate`."""
-        with TorchSession(model, self.spec, self.config.precision) as session:
+        with TorchSession(model, self.spec, self.config.arithmetic) as session:
             return self.score(session)
 
     @abstractmethod

@@ -1,0 +1,135 @@
+"""Part of a picture seen through an affine map and smooth shifts, in one resampling; reflected beyond the border."""
+
+from __future__ import annotations
+
+from math import floor
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+_HALVES = np.arange(65536, dtype=np.uint16).view(np.float16).astype(np.float32)
+"""the value of every float16, by its bits: numba has none of its own, and a table of 256 KB stays in the cache"""
+
+
+def warp(
+    source: Array,
+    matrix: Array,
+    offset: Array,
+    out: NDArray[np.float32],
+    *,
+    shifts: NDArray[np.float32] | None = None,
+    nearest: bool = False,
+) -> None:
+    """Fill `out` (C, *shape) with `source` (C, *spatial) at `matrix @ (voxel + shifts[:, voxel]) + offset`.
+
+    Two or three spatial axes. `source` of float16, float32, bool or whole numbers may be a memory map, of which only
+    what is needed is read. `matrix` (D, D) and `offset` (D,) lead from a voxel of `out` to a place in `source`; before,
+    `shifts` (D, *shape) are added. Values in between are interpolated linearly, or with `nearest` those of the nearest
+    voxel. Beyond the border the picture goes on mirrored, the outermost voxels not repeated. No temporaries.
+    """
+    plain = np.ascontiguousarray(source)
+    table = None
+    if plain.dtype == np.float16:
+        plain, table = plain.view(np.uint16), _HALVES
+    elif plain.dtype == bool:
+        plain = plain.view(np.uint8)
+    places = np.ascontiguousarray(matrix, np.float64), np.ascontiguousarray(offset, np.float64)
+    moved = shifts if shifts is not None else np.empty((plain.ndim - 1,) + (0,) * (plain.ndim - 1), np.float32)
+    kernel = _warp_2d if plain.ndim == 3 else _warp_3d
+    kernel(plain, table, *places, moved, nearest, out)
+
+
+@njit(nogil=True, cache=True, error_model="numpy", inline="always")
+def _mirrored(i: int, size: int) -> int:
+    """The voxel that place `i` shows, on an axis of `size` voxels."""
+    if 0 <= i < size:
+        return i
+    if size == 1:
+        return 0
+    i = abs(i) % (2 * (size - 1))
+    return min(i, 2 * (size - 1) - i)
+
+
+@njit(nogil=True, cache=True, error_model="numpy", inline="always")
+def _value(number, table):  # type: ignore[no-untyped-def]
+    if table is None:
+        return np.float32(number)
+    return table[number]
+
+
+@njit(nogil=True, cache=True, error_model="numpy", inline="always")
+def _row(voxels, table, channel, first, second, share):  # type: ignore[no-untyped-def]
+    """Between two voxels; indices without a sign spare the test for those that count from the end."""
+    low = _value(voxels[np.uint64(channel + first)], table)
+    return low + share * (_value(voxels[np.uint64(channel + second)], table) - low)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _warp_2d(source, table, matrix, offset, shifts, nearest, out):  # type: ignore[no-untyped-def]
+    channels, height, width = source.shape
+    voxels, plane = source.reshape(-1), height * width
+    for i in range(out.shape[1]):
+        for j in range(out.shape[2]):
+            py, px = float(i), float(j)
+            if shifts.size:
+                py += shifts[0, i, j]
+                px += shifts[1, i, j]
+            y = matrix[0, 0] * py + matrix[0, 1] * px + offset[0]
+            x = matrix[1, 0] * py + matrix[1, 1] * px + offset[1]
+            if nearest:
+                at = _mirrored(floor(y + 0.5), height) * width + _mirrored(floor(x + 0.5), width)
+                for c in range(channels):
+                    out[c, i, j] = _value(voxels[np.uint64(c * plane + at)], table)
+                continue
+            y0, x0 = floor(y), floor(x)
+            fy, fx = np.float32(y - y0), np.float32(x - x0)
+            y1, x1 = y0 + 1, x0 + 1
+            if y0 < 0 or x0 < 0 or y1 >= height or x1 >= width:
+                y0, y1 = _mirrored(y0, height), _mirrored(y1, height)
+                x0, x1 = _mirrored(x0, width), _mirrored(x1, width)
+            for c in range(channels):
+                upper = _row(voxels, table, c * plane, y0 * width + x0, y0 * width + x1, fx)
+                lower = _row(voxels, table, c * plane, y1 * width + x0, y1 * width + x1, fx)
+                out[c, i, j] = upper + fy * (lower - upper)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _warp_3d(source, table, matrix, offset, shifts, nearest, out):  # type: ignore[no-untyped-def]
+    channels, depth, height, width = source.shape
+    voxels, plane = source.reshape(-1), height * width
+    for k in range(out.shape[1]):
+        for i in range(out.shape[2]):
+            for j in range(out.shape[3]):
+                pz, py, px = float(k), float(i), float(j)
+                if shifts.size:
+                    pz += shifts[0, k, i, j]
+                    py += shifts[1, k, i, j]
+                    px += shifts[2, k, i, j]
+                z = matrix[0, 0] * pz + matrix[0, 1] * py + matrix[0, 2] * px + offset[0]
+                y = matrix[1, 0] * pz + matrix[1, 1] * py + matrix[1, 2] * px + offset[1]
+                x = matrix[2, 0] * pz + matrix[2, 1] * py + matrix[2, 2] * px + offset[2]
+                if nearest:
+                    at = _mirrored(floor(z + 0.5), depth) * plane
+                    at += _mirrored(floor(y + 0.5), height) * width + _mirrored(floor(x + 0.5), width)
+                    for c in range(channels):
+                        out[c, k, i, j] = _value(voxels[np.uint64(c * depth * plane + at)], table)
+                    continue
+                z0, y0, x0 = floor(z), floor(y), floor(x)
+                fz, fy, fx = np.float32(z - z0), np.float32(y - y0), np.float32(x - x0)
+                z1, y1, x1 = z0 + 1, y0 + 1, x0 + 1
+                if z0 < 0 or y0 < 0 or x0 < 0 or z1 >= depth or y1 >= height or x1 >= width:
+                    z0, z1 = _mirrored(z0, depth), _mirrored(z1, depth)
+                    y0, y1 = _mirrored(y0, height), _mirrored(y1, height)
+                    x0, x1 = _mirrored(x0, width), _mirrored(x1, width)
+                for c in range(channels):
+                    near, far = (c * depth + z0) * plane, (c * depth + z1) * plane
+                    upper = _row(voxels, table, near, y0 * width + x0, y0 * width + x1, fx)
+                    lower = _row(voxels, table, near, y1 * width + x0, y1 * width + x1, fx)
+                    front = upper + fy * (lower - upper)
+                    upper = _row(voxels, table, far, y0 * width + x0, y0 * width + x1, fx)
+                    lower = _row(voxels, table, far, y1 * width + x0, y1 * width + x1, fx)
+                    out[c, k, i, j] = front + fz * (upper + fy * (lower - upper) - front)

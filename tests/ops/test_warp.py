@@ -1,0 +1,67 @@
+"""Resampling through a map and shifts, against scipy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from cellengine.ops.warp import warp
+
+SHAPES = (((13, 9), (8, 6)), ((5, 12, 9), (4, 6, 7)), ((1, 7), (3, 5)), ((1, 6, 1), (2, 4, 3)))
+
+
+def reference(source, matrix, offset, shape, shifts, order):  # type: ignore[no-untyped-def]
+    """scipy's interpolation at the same places; its `mirror` does not repeat the outermost voxels either."""
+    places = np.indices(shape).astype(float) + (0 if shifts is None else shifts)
+    places = np.tensordot(matrix, places, 1) + offset.reshape(-1, *[1] * len(shape))
+    if order == 0:
+        places = np.floor(places + 0.5)
+    return np.stack([ndimage.map_coordinates(c.astype(np.float64), places, order=order, mode="mirror") for c in source])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    shapes=st.sampled_from(SHAPES),
+    dtype=st.sampled_from([np.float16, np.bool_, np.int32]),
+    channels=st.integers(1, 3),
+    nearest=st.booleans(),
+    shifted=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+def test_values_are_those_of_scipy(shapes, dtype, channels, nearest, shifted, seed):  # type: ignore[no-untyped-def]
+    (size, shape), random = shapes, np.random.default_rng(seed)
+    dims = len(size)
+    source = (random.random((channels, *size)) * 200 - (0 if dtype is np.bool_ else 50)).astype(dtype)
+    matrix, offset = random.normal(0, 1, (dims, dims)), random.uniform(-20, 20, dims)
+    shifts = random.normal(0, 3, (dims, *shape)).astype(np.float32) if shifted else None
+    out = np.full((channels, *shape), np.nan, np.float32)
+    warp(source, matrix, offset, out, shifts=shifts, nearest=nearest)
+    expected = reference(source, matrix, offset, shape, shifts, 0 if nearest else 1)
+    np.testing.assert_allclose(out, expected, atol=2e-4 * 200)
+
+
+@pytest.mark.parametrize("nearest", [False, True])
+def test_whole_steps_copy_values_exactly(nearest: bool) -> None:
+    source = np.random.default_rng(0).normal(0, 1, (2, 7, 8)).astype(np.float16)
+    out = np.empty((2, 4, 3), np.float32)
+    warp(source, np.array([[0.0, -1.0], [1.0, 0.0]]), np.array([5.0, 2.0]), out, nearest=nearest)
+    expected = [[[source[c, 5 - j, 2 + i] for j in range(3)] for i in range(4)] for c in range(2)]
+    np.testing.assert_array_equal(out, np.array(expected, np.float32))
+
+
+def test_a_memory_map_and_a_view_are_read(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(0, 1, (1, 9, 8)).astype(np.float16)
+    np.save(tmp_path / "values.npy", values)
+    mapped = np.load(tmp_path / "values.npy", mmap_mode="r")
+    found = []
+    for source in (values, mapped, np.repeat(values, 2, 2)[:, :, ::2]):
+        out = np.empty((1, 5, 5), np.float32)
+        warp(source, 0.7 * np.eye(2), np.array([1.2, 3.4]), out)
+        found.append(out)
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[0], found[2])
