@@ -49,13 +49,12 @@ def run(preset: str, data: Path, folder: Path, *more: str) -> tuple[TrainConfig,
     return config, {name: float(value) for name, value in row.items() if value}
 
 
-def write_masks(folder: Path, stray: bool = False) -> Path:
-    """Pictures whose cells have a nucleus: values 0, 128 and 255 in the mask, as white blood cells come."""
+def write_masks(folder: Path, values: tuple[int, ...] = (0, 1, 2), stray: bool = False) -> Path:
+    """Pictures whose cells have a nucleus: 0, 1, 2 in the mask, or the grey values as which white blood cells come."""
     rows = ["image,mask,split"]
     for i in range(4):
         grey, labels = draw_cells((40, 44), 3, seed=i, radius_px=(6, 9))
-        mask = np.where(labels > 0, 128, 0).astype(np.uint8)
-        mask[grey > 150] = 255
+        mask = np.array(values, np.uint8)[np.where(grey > 150, 2, labels > 0)]
         mask[0, 0] = 7 if stray else 0
         write_png(folder / f"{i}.png", np.stack([grey, 255 - grey, grey], -1))
         write_png(folder / f"{i}_mask.png", mask)
@@ -80,7 +79,8 @@ def write_volumes(folder: Path) -> Path:
 
 def test_classes_of_pixels(tmp_path: Path) -> None:
     small = ("data.crop_px=[32, 32]", "model.widths=[4, 6]")
-    _, row = run("wbc-unet", write_masks(tmp_path), tmp_path / "run", *small)
+    grey = write_masks(tmp_path, (0, 128, 255))
+    _, row = run("wbc-unet", grey, tmp_path / "run", *small, "data.mask_values=[0,128,255]")
     assert 0 <= row["val_mean_dice"] <= 1
     assert {"val_dice_background", "val_dice_cytoplasm", "val_dice_nucleus", "val_mean_iou"} <= set(row)
 
@@ -88,7 +88,7 @@ def test_classes_of_pixels(tmp_path: Path) -> None:
 def test_a_stray_value_in_a_mask_is_named_before_the_first_step(tmp_path: Path) -> None:
     path = write_masks(tmp_path, stray=True)
     config = load_config("wbc-fcn1", [*SHORT, f"data.path={str(path)!r}"])
-    with pytest.raises(InputError, match=r"0_mask\.png: 1 px of values such as 7; expected 0, 128, 255"):
+    with pytest.raises(InputError, match=r"0_mask\.png: 1 px of values such as 7; expected 0, 1, 2"):
         RECIPES["semantic"](config)
 
 
@@ -115,7 +115,7 @@ def test_classes_of_crops(tmp_path: Path, preset: str) -> None:
     small = ("data.crop_px=[20, 20]", "model.width=4") if preset.endswith("net") else (
         "data.crop_px=[20, 20]", "model.widths=[4, 6]", "model.convolutions=[1, 1]", "model.hidden=[6]"
     )  # fmt: skip
-    config, row = run(preset, write_crops(tmp_path / "crops.npz"), tmp_path / "run", *small)
+    config, row = run(preset, write_crops(tmp_path / "crops.npz"), tmp_path / "run", *small, "data.label=dead")
     assert {"val_balanced_accuracy", "val_roc_auc", "val_recall_live", "val_recall_dead"} <= set(row)
     assert config.tile == (512, 512)
     assert ModelSpec.from_json(load_checkpoint(tmp_path / "run" / "best.pt")["spec"], "").tile == (20, 20)
@@ -123,7 +123,7 @@ def test_classes_of_crops(tmp_path: Path, preset: str) -> None:
 
 def test_rare_classes_are_drawn_as_often_as_asked(tmp_path: Path) -> None:
     path = write_crops(tmp_path / "crops.npz")
-    settings = [f"data.path={str(path)!r}", "data.crop_px=[20, 20]", "augment.set=none"]
+    settings = [f"data.path={str(path)!r}", "data.label=dead", "data.crop_px=[20, 20]", "augment.set=none"]
     for power, weights, share in ((1.0, "{}", 6 / 16), (0.0, "{}", 0.5), (0.0, "{ 1 = 4.0 }", 0.8)):
         drawn = [f"data.balance_power={power}", f"data.balance_weights={weights}"]
         config = load_config("livedead-resnet", [*settings, *drawn])
@@ -134,7 +134,29 @@ def test_rare_classes_are_drawn_as_often_as_asked(tmp_path: Path) -> None:
         RECIPES["classification"](config)
 
 
-TINY_VOLUMES = ("data.crop_px=[8, 16, 16]", "model.widths=[4, 6]", "tile=[16, 32, 32]")
+def test_folds_of_crops_keep_pictures_together(tmp_path: Path) -> None:
+    """Crops of one frame look alike: a fold must not validate on a frame that it trains on."""
+    random = np.random.default_rng(0)
+    frames = np.arange(24) // 4
+    np.savez(
+        tmp_path / "crops.npz",
+        image=random.integers(0, 99, (24, 20, 20)).astype(np.uint8),
+        label=(np.arange(24) % 2).astype(np.uint8),
+        split=np.where(frames == 4, "test", np.where(frames == 5, "val", "train")),
+        group=np.array([f"frame{i}" for i in frames]),
+    )
+    held = []
+    for fold in range(5):
+        settings = [f"data.path={str(tmp_path / 'crops.npz')!r}", "data.label=label", "data.crop_px=[20, 20]"]
+        settings += ["data.folds=5", f"data.fold={fold}"]
+        recipe = RECIPES["classification"](load_config("livedead-resnet", settings))
+        sides = {crop.group for crop in recipe.train}, {crop.group for crop in recipe.truth}
+        assert not sides[0] & sides[1]
+        held += sides[1]
+    assert sorted(held) == [f"frame{i}" for i in (0, 1, 2, 3, 5)], "what is kept for a test is in no fold"
+
+
+TINY_VOLUMES = ("data.where.subset=gland", "data.crop_px=[8, 16, 16]", "model.widths=[4, 6]", "tile=[16, 32, 32]")
 
 
 @pytest.mark.parametrize("preset", ["cells3d-mini", "tissue3d-boundary"])

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from cellengine.errors import UsageError, missing_package
+from cellengine.errors import PartialFailure, UsageError, missing_package
+from cellengine.io.lists import some
 from cellengine.zoo import bundled
 
 
@@ -47,12 +48,15 @@ def command(
     OUTPUT gets last.pt, best.pt, metrics.csv, curves.png, preview pictures and TensorBoard's files; of --sweep and
     --folds one folder a run, sweep.csv and sweep.png. Several devices: torchrun --no-python --nproc-per-node=N
     cellengine train ...
+
+    When a run of --sweep or --folds fails, the table says why, the others go on, and the exit code is 6.
     """
     try:
+        from cellengine.train.beginning import settle_start
         from cellengine.train.config import load_config
         from cellengine.train.loop import train
         from cellengine.train.place import keep_freed_memory
-        from cellengine.train.sweep import plan_trials, run_trials
+        from cellengine.train.sweep import FAILED, plan_trials, run_trials
     except ModuleNotFoundError as error:
         raise missing_package(error.name or "torch", "Training", 'pip install "cellengine[train]"') from error
     if resume and init:
@@ -62,9 +66,19 @@ def command(
     if sweep or folds:
         trials = plan_trials(config, overrides, sweep=sweep, folds=folds)
         rows = run_trials(trials, output, resume=resume, init=start, device=device, echo=click.echo)
-        for trial, row in sorted(zip(trials, rows, strict=True), key=lambda pair: -pair[1]["score"]):
-            click.echo(f"{row['score']:.4f}  {trial.name}")
+        named = [(trial.name, row) for trial, row in zip(trials, rows, strict=True)]
+        done = [(row["score"], name) for name, row in named if FAILED not in row]
+        for score, name in sorted(done, key=lambda pair: -pair[0]):
+            click.echo(f"{score:.4f}  {name}")
         click.echo(f"table: {output / 'sweep.csv'}, plot: {output / 'sweep.png'}")
+        failed = [name for name, row in named if FAILED in row]
+        if failed:
+            raise PartialFailure(
+                f"{len(failed)} of {len(rows)} runs failed ({some(failed)}), the table says why; "
+                "--resume tries them again."
+            )
         return
-    best = train(load_config(config, overrides), output, resume=resume, init=start, device=device, echo=click.echo)
+    settings = load_config(config, overrides)
+    start = settle_start(output, start, resume=resume)
+    best = train(settings, output, resume=resume, init=start, device=device, echo=click.echo)
     click.echo(f"best weights: {best}; next: cellengine export {output} -o model.onnx")
