@@ -166,6 +166,60 @@ def test_semantic_maps_drawn_in_grey_values(folders: Path) -> None:
         evaluate(folders / "map.png", folders / "grey.png", "--task", "semantic")
 
 
+def read_confusion(path: Path) -> list[list[str]]:
+    with path.open(newline="") as file:
+        return list(csv.reader(file))
+
+
+def test_confusion_of_maps_by_file_by_group_and_in_total(folders: Path) -> None:
+    random = np.random.default_rng(0)
+    expected = {}
+    for name, classes in (("a", 3), ("b", 2), ("deep/c", 4)):
+        truth, answer = (random.integers(0, classes, (20, 30)).astype(np.uint8) for _ in range(2))
+        truth[0, :classes] = np.arange(classes)
+        iio.imwrite(folders / "truth" / f"{name}.png", truth)
+        tifffile.imwrite(folders / "out" / f"{name}.labels.tif", answer)
+        expected[name[-1]] = [[int(((truth == i) & (answer == j)).sum()) for j in range(4)] for i in range(4)]
+    evaluate(folders / "out", folders / "split.csv", "--by", "kind", "--task", "semantic", "-o", folders / "report")
+    found = read_json(folders / "report" / "evaluation.json")
+    assert found["classes"] == ["0", "1", "2", "3"]
+    assert {file["file"]: file["confusion"] for file in found["files"]} == expected
+    total = np.sum(list(expected.values()), axis=0).tolist()
+    assert found["total"]["confusion"] == total
+    assert found["groups"]["small"]["confusion"] == expected["a"]
+    header, *rows = read_confusion(folders / "report" / "confusion.csv")
+    assert header == ["true", *(f"predicted_{i}" for i in range(4))]
+    assert [[int(cell) for cell in row] for row in rows] == [[i, *counts] for i, counts in enumerate(total)]
+    assert "Confusion" in (folders / "report" / "evaluation.html").read_text()
+
+
+@pytest.mark.parametrize("values", [None, "0,128,200"])
+def test_voxels_that_nobody_knows_do_not_count(folders: Path, values: str | None) -> None:
+    truth = np.array([0, 128, 200] if values else [0, 1, 2], np.uint8)[np.indices((20, 30)).sum(0) % 3]
+    answer = (np.indices((20, 30)).sum(0) % 3).astype(np.uint8)
+    truth[:7], answer[:7] = 255, 1
+    answer[10, :6] = 2 - answer[10, :6]
+    iio.imwrite(folders / "t.png", truth)
+    iio.imwrite(folders / "p.png", answer)
+    arguments = [folders / "p.png", folders / "t.png", "--task", "semantic", "-o", folders / "report"]
+    arguments += ["--truth-values", values] if values else []
+    printed = evaluate(*arguments, "--ignore", "255")
+    found = read_json(folders / "report" / "evaluation.json")["total"]
+    assert np.sum(found["confusion"]) == 13 * 30
+    assert found["confusion"][0][2] + found["confusion"][2][0] == 4
+    assert found["pooled"]["pixel_accuracy"] == pytest.approx(1 - 4 / 390)
+    assert "210 voxels whose true value is 255 were left out." in printed
+    assert "went to the nearest" not in printed
+
+
+def test_negative_classes_are_refused(folders: Path) -> None:
+    tifffile.imwrite(folders / "t.tif", np.full((20, 30), -1, np.int16))
+    tifffile.imwrite(folders / "p.tif", np.zeros((20, 30), np.uint8))
+    with pytest.raises(InputError, match=r"values down to -1 in a map of classes.*--ignore"):
+        evaluate(folders / "p.tif", folders / "t.tif", "--task", "semantic")
+    assert evaluate(folders / "p.tif", folders / "t.tif", "--task", "semantic", "--ignore", -1)
+
+
 def test_boundary_task_respects_the_tolerance(folders: Path) -> None:
     truth = np.ones((20, 20), np.uint8)
     truth[:, 10:] = 2
@@ -213,6 +267,12 @@ def test_classes(folders: Path) -> None:
     assert found["groups"]["<q>"]["pooled"]["accuracy"] == 0.0
     assert found["groups"]["<q>"]["pooled"]["roc_auc"] is None
     assert "mean_over_pictures" not in found["total"]
+    assert found["classes"] == ["live", "dead"]
+    assert found["total"]["confusion"] == [[1, 1], [0, 1]]
+    assert found["groups"]["<q>"]["confusion"] == [[0, 1], [0, 0]]
+    assert read_confusion(folders / "report" / "confusion.csv") == [
+        ["true", "predicted_live", "predicted_dead"], ["live", "1", "1"], ["dead", "0", "1"],
+    ]  # fmt: skip
     page = (folders / "report" / "evaluation.html").read_text()
     assert "Confusion" in page
     assert "&lt;q&gt;" in page
@@ -245,6 +305,8 @@ def test_classes_by_folder_show_the_mistakes(folders: Path) -> None:
         (["out", "split.csv", "--by", "stain"], UsageError, "no column stain"),
         (["out", "truth", "--tolerance", "1"], UsageError, "belongs to --task boundary"),
         (["out", "truth", "--truth-values", "1"], UsageError, "belongs to --task semantic"),
+        (["out", "truth", "--ignore", "1"], UsageError, "belongs to --task semantic"),
+        (["out", "truth", "--task", "semantic", "--truth-values", "1,2", "--ignore", "2"], UsageError, "are classes"),
         (["out", "truth", "--task", "semantic", "--truth-values", "1,x"], UsageError, "expected whole numbers"),
         (["out", "truth", "--task", "semantic", "--truth-values", "1,1"], UsageError, "expected different numbers"),
         (["out", "truth", "-o", "split.csv"], UsageError, "is a file; expected a folder"),

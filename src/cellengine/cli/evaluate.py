@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import isnan
 from pathlib import Path
 
@@ -14,10 +14,10 @@ from rich.progress import track
 from rich.table import Table
 
 from cellengine.cli.evaluation.answers import evaluate_answers
-from cellengine.cli.evaluation.page import confusion_table, page, worst_answers, worst_pictures
+from cellengine.cli.evaluation.page import page, worst_answers, worst_pictures
 from cellengine.cli.evaluation.pairing import Pair, pair_files
-from cellengine.cli.evaluation.pictures import evaluate_pictures
-from cellengine.cli.evaluation.report import Entries, Report, write_csv, write_json, write_text
+from cellengine.cli.evaluation.pictures import Drawn, evaluate_pictures
+from cellengine.cli.evaluation.report import Entries, Report, write_confusion, write_csv, write_json, write_text
 from cellengine.errors import UsageError
 
 FEW_FILES = 20
@@ -33,7 +33,9 @@ DEFAULT_TOLERANCE_PX = 2.0
 @click.command()
 @click.argument("predicted", type=click.Path(path_type=Path))
 @click.argument("truth", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for evaluation.csv, .json and .html.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Folder for evaluation.csv, .json, .html; confusion.csv."
+)
 @click.option("--task", type=click.Choice(TASKS), default="instances", show_default=True, help="What the files hold.")
 @click.option("--where", multiple=True, metavar="COLUMN=VALUE", help="Rows of the TRUTH list that count; repeatable.")
 @click.option("--by", metavar="COLUMN", help="Column of the TRUTH list that groups the scores.")
@@ -41,6 +43,7 @@ DEFAULT_TOLERANCE_PX = 2.0
 @click.option("--axes", help="What the axes of the TRUTH files are, where they do not say: e.g. ZYX.")
 @click.option("--tolerance", type=click.FloatRange(0), help="boundary: how far off counts as found, in px; default 2.")
 @click.option("--truth-values", metavar="N,N...", help="semantic: grey values of TRUTH in order of the classes.")
+@click.option("--ignore", type=int, metavar="N", help="semantic: value of TRUTH where nobody knows; does not count.")
 def command(
     predicted: Path,
     truth: Path,
@@ -52,6 +55,7 @@ def command(
     axes: str | None,
     tolerance: float | None,
     truth_values: str | None,
+    ignore: int | None,
 ) -> None:
     """Compare PREDICTED with TRUTH and print the scores.
 
@@ -60,30 +64,37 @@ def command(
     `id`, and `class`). Files belong together by name: cell.labels.tif answers cell.png. Every truth needs a
     prediction; predictions without a truth are not evaluated.
     """
-    _refuse_strange_options(task, tolerance, truth_values, images, output)
+    _refuse_strange_options(task, tolerance, {"--truth-values": truth_values, "--ignore": ignore}, images, output)
     conditions = _conditions(where)
     if task == "classes":
         answers, report = evaluate_answers(predicted, truth, conditions, by)
         _print(report)
         if output:
-            _write(report, output, page(report, worst_answers(answers), confusion_table(answers)))
+            _write(report, output, page(report, worst_answers(answers)))
         return
-    values = _values(truth_values)
+    drawn = Drawn(_values(truth_values), ignore)
+    if ignore in drawn.values:
+        raise UsageError(f"--ignore {ignore} is one of --truth-values, which are classes: expected another number.")
     pairing = pair_files(predicted, truth, conditions, by, images)
-    report = evaluate_pictures(pairing, task, _tolerance(tolerance), values, axes, _tracked)
+    report = evaluate_pictures(pairing, task, _tolerance(tolerance), drawn, axes, _tracked)
     _print(report)
     if output:
-        _write(report, output, page(report, worst_pictures(pairing.pairs, report, values, axes)))
+        _write(report, output, page(report, worst_pictures(pairing.pairs, report, drawn, axes)))
 
 
 def _refuse_strange_options(
-    task: str, tolerance: float | None, truth_values: str | None, images: Path | None, output: Path | None
+    task: str,
+    tolerance: float | None,
+    of_maps: Mapping[str, object],
+    images: Path | None,
+    output: Path | None,
 ) -> None:
     """An option that would do nothing is a mistake of the user's that he should hear of."""
     if tolerance is not None and task != "boundary":
         raise UsageError(f"--tolerance belongs to --task boundary; the task is {task}.")
-    if truth_values is not None and task != "semantic":
-        raise UsageError(f"--truth-values belongs to --task semantic; the task is {task}.")
+    for option, value in of_maps.items():
+        if value is not None and task != "semantic":
+            raise UsageError(f"{option} belongs to --task semantic; the task is {task}.")
     if images is not None and task == "classes":
         raise UsageError("--images is not used by --task classes: TRUTH names the pictures.")
     if output is not None and output.exists() and not output.is_dir():
@@ -158,6 +169,8 @@ def _write(report: Report, output: Path, html: str) -> None:
     write_csv(report, output / "evaluation.csv")
     write_json(report, output / "evaluation.json")
     write_text(output / "evaluation.html", html)
-    click.echo(
-        f"Scores by file, totals and pictures are in {output}: evaluation.csv, evaluation.json, evaluation.html."
-    )
+    written = "evaluation.csv, evaluation.json, evaluation.html"
+    if report.classes:
+        write_confusion(report, output / "confusion.csv")
+        written += ", confusion.csv"
+    click.echo(f"Scores by file, totals and pictures are in {output}: {written}.")

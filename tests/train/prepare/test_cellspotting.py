@@ -151,6 +151,22 @@ def test_crops_of_every_size_balanced_and_split_by_picture(tmp_path: Path) -> No
     assert len(read_list(tmp_path / "out" / "cells.csv")) == numbers["cells_found"]
 
 
+def test_edited_clicks_count_and_only_their_picture_is_cut_anew(tmp_path: Path) -> None:
+    data = write_study(tmp_path)
+    arguments = (tmp_path / "clicks.json", tmp_path / "pictures", tmp_path / "out", OPTIONS)
+    prepare_cellspotting(*arguments)
+    assert prepare_cellspotting(*arguments).was_complete
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "crops_40").iterdir()}
+    rows = read_list(tmp_path / "out" / "cells.csv")
+    data["p3.png"] = [[click for click in user if click[1] > 200] for user in data["p3.png"]]
+    (tmp_path / "clicks.json").write_text(json.dumps(data))
+    assert not prepare_cellspotting(*arguments).was_complete
+    assert len(read_list(tmp_path / "out" / "cells.csv")) < len(rows)
+    changed = {path.name for path, time in before.items() if path.stat().st_mtime_ns != time}
+    assert changed
+    assert all(name.startswith("p3_") for name in changed)
+
+
 def test_both_forms_of_json_mean_the_same(tmp_path: Path) -> None:
     data = write_study(tmp_path)
     tasks = [

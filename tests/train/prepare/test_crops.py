@@ -82,6 +82,32 @@ def test_crops_of_labelled_cells(tmp_path: Path) -> None:
         assert (int(row["y"]), int(row["x"])) == ((y.min() + y.max() + 1) // 2, (x.min() + x.max() + 1) // 2)
 
 
+def test_an_edited_table_or_label_image_counts(tmp_path: Path) -> None:
+    write_frames(tmp_path)
+    pictures = write_table(tmp_path / "pictures.csv", "image,mask", *(f"f{i}.png,f{i}_label.png" for i in range(4)))
+    rows = [f"f{i}.png,{n},{'live' if n % 2 else 'dead'}" for i in range(4) for n in (1, 2)]
+
+    def prepare(*rows: str) -> tuple[bool, list[dict[str, str]]]:
+        table = tmp_path / "cells.csv"
+        if rows:
+            write_table(table, "image,label,class", *rows)
+        finished = prepare_crops(table, tmp_path / "out", OPTIONS, pictures=pictures)
+        return finished.was_complete, read_list(tmp_path / "out" / "list_16.csv")
+
+    _, first = prepare(*rows)
+    assert prepare() == (True, first)
+    complete, found = prepare(*rows[:-1], rows[-1].replace("dead", "live"))
+    assert not complete
+    assert [row["class"] for row in found] == [row["class"] for row in first[:-1]] + ["live"]
+    labels = iio.imread(tmp_path / "f1_label.png")
+    iio.imwrite(tmp_path / "f1_label.png", np.roll(labels, 7, axis=0))
+    complete, moved = prepare()
+    assert not complete
+    same = [(a["y"], a["x"]) == (b["y"], b["x"]) for a, b in zip(found, moved, strict=True)]
+    assert same[:2] + same[4:] == [True] * 6
+    assert not any(same[2:4])
+
+
 def test_every_defect_is_listed(tmp_path: Path) -> None:
     write_frames(tmp_path)
     (tmp_path / "f3.png").write_bytes((tmp_path / "f3.png").read_bytes()[:50])

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ class Work:
             if not (folder / f"in{i}").exists():
                 (folder / f"in{i}").write_text(str(i))
         self.fail: set[str] = set()
+        self.sources: tuple[Path, ...] = ()
         self.jobs = [Job(f"item{i}", (folder / f"in{i}",), lambda i=i: self.work(i)) for i in range(count)]
 
     def work(self, number: int) -> Outcome:
@@ -52,7 +54,7 @@ class Work:
             self.seen, self.defects = dict(outcomes), list(defects)
             return ["done"]
 
-        found = Found(tuple(self.jobs), (Defect("lonely", "no mask"),))
+        found = Found(tuple(self.jobs), (Defect("lonely", "no mask"),), self.sources)
         self.finished = run_jobs(
             self.folder / "out", {"source": identity}, found, summarise, control=Control(**control), threads=1
         )
@@ -103,6 +105,50 @@ def test_a_bad_item_is_a_defect_and_is_tried_again(tmp_path: Path) -> None:
     work.fail = {f"item{i}" for i in range(4)}
     with pytest.raises(InputError, match="No item is usable, 5 defects were found; the first: lonely: no mask"):
         work.run(restart=True)
+
+
+def test_a_finished_run_makes_anew_what_changed_and_nothing_else(tmp_path: Path) -> None:
+    work = Work(tmp_path)
+    work.run()
+    assert work.run() == []
+    assert work.finished.was_complete
+    (tmp_path / "in1").write_text("another text")
+    assert work.run() == ["item1"]
+    assert not work.finished.was_complete
+    assert set(work.seen) == {f"item{i}" for i in range(4)}
+    assert (tmp_path / "out" / "item1").read_text() == "another text"
+    (tmp_path / "out" / "item2").unlink()
+    assert work.run() == ["item2"]
+    work.jobs[0] = replace(work.jobs[0], given="other rows")
+    assert work.run() == ["item0"]
+    del work.jobs[0]
+    assert work.run() == []
+    assert set(work.seen) == {"item1", "item2", "item3"}
+    assert work.run() == []
+    assert work.finished.was_complete
+
+
+def test_work_on_what_changed_goes_on_after_a_kill(tmp_path: Path) -> None:
+    Work(tmp_path).run()
+    for i in (0, 2):
+        (tmp_path / f"in{i}").write_text("another text")
+    work = Work(tmp_path)
+    interrupt_after(work, "item0")
+    with pytest.raises(OSError, match="power"):
+        work.run()
+    assert Work(tmp_path).run() == ["item2"]
+
+
+def test_a_table_that_changed_is_summed_up_again(tmp_path: Path) -> None:
+    work = Work(tmp_path)
+    table = tmp_path / "table.csv"
+    for text, complete in (("a", False), ("a", True), ("a,b", False), ("a,b", True)):
+        if not table.exists() or table.read_text() != text:
+            table.write_text(text)
+        work.sources = (table,)
+        work.run()
+        assert work.finished.was_complete == complete
+    assert work.done == []
 
 
 def test_other_settings_are_refused_and_a_second_run_waits(tmp_path: Path) -> None:

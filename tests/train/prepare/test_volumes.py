@@ -24,8 +24,9 @@ from cellengine.engine.run import Progress
 from cellengine.errors import InputError, UsageError
 from cellengine.io.annotated import list_annotated, read_annotated
 from cellengine.train.prepare import convert as convert_module
-from cellengine.train.prepare.frame import Control
+from cellengine.train.prepare.frame import Control, Finished
 from cellengine.train.prepare.narrow import Range
+from cellengine.train.prepare.pieces import count_pieces
 from cellengine.train.prepare.volumes import VolumeOptions, prepare_volumes
 from tests.train.prepare.helpers import problems, read_list, read_report
 
@@ -138,11 +139,84 @@ def test_everything_at_once_equals_the_same_on_the_whole(
     assert row["pieces"] == ndimage.label(found["label"] > 0, np.ones((3, 3, 3)))[1]
 
 
+@given(hnp.arrays(bool, hnp.array_shapes(min_dims=3, max_dims=3, max_side=6)), st.integers(1, 6))
+@settings(max_examples=60)
+def test_pieces_of_slabs_are_those_of_the_whole(mask: np.ndarray, planes: int) -> None:
+    slabs = (mask[z : z + planes] for z in range(0, len(mask), planes))
+    assert count_pieces(slabs) == ndimage.label(mask, np.ones((3, 3, 3)))[1]
+
+
+@pytest.mark.parametrize("voxels", [500, 1 << 22])
+def test_cells_that_still_touch_are_a_defect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, voxels: int) -> None:
+    monkeypatch.setattr(convert_module, "SCAN_VOXELS", voxels)
+    labels = np.zeros((9, 12, 12), np.uint8)
+    labels[:5, :6], labels[5:, 6:], labels[:2, 9:, 9:] = 1, 2, 3
+    write_hdf5(tmp_path / "in" / "a.h5", labels + 7, labels)
+    options = VolumeOptions(axes="ZYX", gap=True)
+    planned: list[int] = []
+    done: list[int] = []
+    control = Control(progress=Progress(partial(_second, planned), done.append))
+    prepare_volumes(tmp_path / "in", tmp_path / "parted", options, control=control)
+    report = read_report(tmp_path / "parted")
+    assert report["tables"]["Volumes"][0]["pieces"] == 3
+    assert report["defects"] == []
+    assert sum(done) == sum(planned)
+    monkeypatch.setattr(convert_module, "part_touching", lambda cells: cells)
+    prepare_volumes(tmp_path / "in", tmp_path / "touching", options)
+    assert problems(read_report(tmp_path / "touching"))["a"] == ["3 cells are 2 connected pieces: some still touch"]
+
+
+def test_the_blur_is_as_long_along_every_axis(tmp_path: Path) -> None:
+    labels = np.zeros((12, 40, 40), np.uint16)
+    labels[:, :, :20], labels[:, :, 20:] = 1, 2
+    labels[6:] += 2
+    for sub in ("images", "labels"):
+        (tmp_path / "in" / sub).mkdir(parents=True)
+        metadata = {"axes": "ZYX", "PhysicalSizeZ": 2.0, "PhysicalSizeY": 0.5, "PhysicalSizeX": 0.5}
+        tifffile.imwrite(tmp_path / "in" / sub / "a.ome.tif", labels, metadata=metadata)
+    options = VolumeOptions(boundary_px=2, boundary_blur_px=2.0)
+    prepare_volumes(tmp_path / "in", tmp_path / "out", options)
+    band = find_boundaries(labels, connectivity=1, mode="thick").astype(float)
+    blurred = ndimage.gaussian_filter(band, (0.5, 2, 2))
+    np.testing.assert_allclose(prepared(tmp_path / "out", "a")["boundary"] / 255, blurred, atol=0.01)
+
+
+def test_a_volume_larger_than_the_shape_of_all_is_refused(tmp_path: Path) -> None:
+    write_hdf5(tmp_path / "in" / "small.h5", *make_volume(0))
+    write_hdf5(tmp_path / "in" / "wide.h5", *make_volume(1, (10, 40, 60)))
+    message = "--pad-to 16,40,50: wide is larger, 10,40,60; give at least 12,40,60, or --pad-to largest"
+    with pytest.raises(UsageError, match=message):
+        prepare_volumes(tmp_path / "in", tmp_path / "out", VolumeOptions(axes="ZYX", pad_to=(16, 40, 50)))
+    assert not (tmp_path / "out").exists()
+    prepare_volumes(tmp_path / "in", tmp_path / "out", VolumeOptions(axes="ZYX", pad_to=(0, 0, 0)))
+    assert {prepared(tmp_path / "out", name)["raw"].shape for name in ("small", "wide")} == {(12, 40, 60)}
+
+
+def test_a_list_that_is_edited_counts_and_only_what_changed_is_made_anew(tmp_path: Path) -> None:
+    for i in range(3):
+        write_hdf5(tmp_path / f"{i}.h5", *make_volume(i))
+    lines = [f"{i}.h5:/raw,{i}.h5:/label,{'val' if i == 2 else 'train'}" for i in range(3)]
+
+    def prepare(*rows: str) -> tuple[Finished, list[int]]:
+        (tmp_path / "list.csv").write_text("\n".join(["image,label,split", *rows]) + "\n")
+        finished = prepare_volumes(tmp_path / "list.csv", tmp_path / "out", ZYX)
+        return finished, [(tmp_path / "out" / "volumes" / f"{i}.h5").stat().st_mtime_ns for i in range(3)]
+
+    _, times = prepare(*lines)
+    assert prepare_volumes(tmp_path / "list.csv", tmp_path / "out", ZYX).was_complete
+    finished, again = prepare(lines[0], lines[1].replace("train", "val"), lines[2])
+    assert not finished.was_complete
+    assert again == times
+    assert [row["split"] for row in read_list(tmp_path / "out" / "list.csv")] == ["train", "val", "val"]
+    finished, again = prepare(lines[0].replace("0.h5:/label", "0.h5:/raw"), *lines[1:])
+    assert [a == b for a, b in zip(again, times, strict=True)] == [False, True, True]
+
+
 def test_memory_does_not_grow_with_the_volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("BLOCK", (8, 16, 16)), ("READ_VOXELS", 40_000), ("SCAN_VOXELS", 20_000)):
         monkeypatch.setattr(convert_module, name, value)
     raw, labels = make_volume(3)
-    options = VolumeOptions(axes="ZYX", factor=(1, 2, 2), boundary_px=2)
+    options = VolumeOptions(axes="ZYX", factor=(1, 2, 2), boundary_px=2, gap=True)
     write_hdf5(tmp_path / "in1" / "a.h5", raw, labels)
     prepare_volumes(tmp_path / "in1", tmp_path / "out1", options)  # compiles and loads what is needed
     peaks = []

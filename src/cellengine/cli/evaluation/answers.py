@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from cellengine.cli.evaluation.pairing import bare_name, match_names
-from cellengine.cli.evaluation.report import FileScores, Report, Summary
+from cellengine.cli.evaluation.report import FileScores, Report, Summary, confusion_of
 from cellengine.errors import InputError, UsageError
 from cellengine.io.lists import first_column, read_rows
 from cellengine.metrics import ClassScores, evaluate_classes
@@ -152,6 +152,7 @@ def _report(answers: Answers, unused: int) -> Report:
         total=_summary(answers, answers.scores),
         groups={group: _summary(answers, scores) for group, scores in by_group.items()},
         notes=(f"{unused} classified file(s) without a truth were not evaluated.",) if unused else (),
+        classes=answers.names,
     )
 
 
@@ -176,4 +177,4 @@ def _summary(answers: Answers, scores: ClassScores) -> Summary:
     for entry, value in scores.row().items():
         kind, _, number = entry.rpartition("_")
         named[f"{kind}_{answers.names[int(number)]}" if number.isdigit() else entry] = value
-    return Summary(scores.truth.size, {}, named)
+    return Summary(scores.truth.size, {}, named, confusion_of(scores))

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from cellengine.cli.evaluation.answers import Answers
 from cellengine.cli.evaluation.drawing import draw_outlines
 from cellengine.cli.evaluation.pairing import Pair
-from cellengine.cli.evaluation.pictures import RANKING, class_ids, read_labels
+from cellengine.cli.evaluation.pictures import RANKING, Drawn, class_ids, read_labels
 from cellengine.cli.evaluation.report import Entries, Report
 from cellengine.errors import InputError
 from cellengine.geometry import Region
@@ -27,8 +27,8 @@ MOST_ROWS = 500
 """longer tables are in evaluation.csv"""
 
 
-def page(report: Report, figures: Sequence[Figure], extra: str = "") -> str:
-    """The whole page as HTML; `extra` is HTML that goes between the totals and the pictures."""
+def page(report: Report, figures: Sequence[Figure]) -> str:
+    """The whole page as HTML."""
     legend = (
         '<p>Outlines: <span class="green">truth</span>, <span class="red">prediction</span>, '
         '<span class="yellow">both</span>. Worst first.</p>'
@@ -38,22 +38,21 @@ def page(report: Report, figures: Sequence[Figure], extra: str = "") -> str:
         f"Evaluation: {report.task}, {report.total.files} file(s)",
         "".join(paragraph(note) for note in report.notes)
         + section("Scores", _summary_table(report))
-        + extra
+        + _confusion_table(report)
         + pictures
         + section("Files", _file_table(report)),
     )
 
 
-def worst_pictures(
-    pairs: Sequence[Pair], report: Report, truth_values: Sequence[int], axes: str | None
-) -> list[Figure]:
+def worst_pictures(pairs: Sequence[Pair], report: Report, drawn: Drawn, axes: str | None) -> list[Figure]:
     """Drawings of the pairs with the lowest score, worst first."""
     entry = RANKING[report.task]
     ranked = sorted(zip(pairs, report.files, strict=True), key=lambda one: _sortable(one[1].entries[entry]))
     figures = []
     for pair, file in ranked[:MOST_PICTURES]:
-        truth = class_ids(read_labels(pair.truth, axes, pair.dataset).labels, truth_values)[0]
-        predicted = read_labels(pair.predicted).labels
+        true = class_ids(read_labels(pair.truth, axes, pair.dataset).labels, drawn)
+        # what nobody knows is no mistake: it is drawn as background on both sides
+        truth, predicted = (np.where(true.known, a, 0) for a in (true.ids, read_labels(pair.predicted).labels))
         drawing, plane = draw_outlines(truth, predicted, _read_image(pair.image, truth.shape))
         scores = ", ".join(
             f"{_label(name)} {number(file.entries[name])}" for name in _shortest(report, entry, file.entries)
@@ -84,10 +83,12 @@ def worst_answers(answers: Answers) -> list[Figure]:
     return figures
 
 
-def confusion_table(answers: Answers) -> str:
-    """Items by true class (rows) and predicted class (columns), as HTML."""
-    rows = [[name, *map(str, row)] for name, row in zip(answers.names, answers.scores.confusion.tolist(), strict=True)]
-    return section("Confusion", table(["true \\ predicted", *answers.names], rows))
+def _confusion_table(report: Report) -> str:
+    """Voxels or items by true class (rows) and predicted class (columns); nothing where there are no classes."""
+    if report.total.confusion is None:
+        return ""
+    rows = [[name, *map(str, row)] for name, row in zip(report.classes, report.total.confusion, strict=True)]
+    return section("Confusion", table(["true \\ predicted", *report.classes], rows))
 
 
 def _summary_table(report: Report) -> str:

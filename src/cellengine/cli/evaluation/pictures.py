@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellengine.cli.evaluation.pairing import Pair, Pairing
-from cellengine.cli.evaluation.report import FileScores, Report, summarise
+from cellengine.cli.evaluation.report import FileScores, Report, confusion_of, summarise
 from cellengine.errors import InputError
 from cellengine.geometry import Region
 from cellengine.io import open_source, read_table
@@ -19,6 +19,7 @@ from cellengine.metrics import (
     BoundaryScores,
     PartitionScores,
     Scores,
+    SemanticScores,
     boundaries_of,
     evaluate_boundaries,
     evaluate_instances,
@@ -58,6 +59,27 @@ class LabelImage:
 
 
 @dataclass(frozen=True, slots=True)
+class Drawn:
+    """How the true maps of classes are drawn."""
+
+    values: tuple[int, ...] = ()
+    """grey values in order of the classes; empty where the maps hold class ids"""
+    ignored: int | None = None
+    """value of voxels that nobody knows and that do not count"""
+
+
+@dataclass(frozen=True, slots=True)
+class TrueClasses:
+    """A true map of classes."""
+
+    ids: Labels
+    known: npt.NDArray[np.bool_]
+    """which voxels count"""
+    strays: int
+    """voxels of a grey value that is no class, which went to the nearest"""
+
+
+@dataclass(frozen=True, slots=True)
 class BorderScores:
     """Boundaries and partition together: what the task `boundary` reports."""
 
@@ -77,7 +99,7 @@ def evaluate_pictures(
     pairing: Pairing,
     task: str,
     tolerance_px: float,
-    truth_values: Sequence[int],
+    drawn: Drawn,
     axes: str | None,
     advance: Callable[[Iterable[Pair]], Iterable[Pair]],
 ) -> Report:
@@ -87,7 +109,7 @@ def evaluate_pictures(
         pairing: what belongs together
         task: `instances`, `semantic` or `boundary`
         tolerance_px: for `boundary`, see `evaluate_boundaries`
-        truth_values: for `semantic`, grey values of the truth in order of the classes; empty when it holds class ids
+        drawn: for `semantic`, what the values of the truth mean
         axes: axes of the truth files, where these do not name them
         advance: passes the pairs on and shows how far it is
 
@@ -95,19 +117,23 @@ def evaluate_pictures(
     """
     score_tables = _score_tables(pairing.pairs) if task == "instances" else {}
     scores: list[Scores] = []
-    remapped = 0
+    remapped = unknown = 0
     for pair in advance(pairing.pairs):
         truth, predicted = read_labels(pair.truth, axes, pair.dataset), read_labels(pair.predicted)
         _refuse_other_shape(pair, truth.labels, predicted.labels)
         if task == "instances":
             scores.append(_instances(pair, truth.labels, predicted.labels, score_tables.get(pair.name)))
         elif task == "semantic":
-            classes, strays = class_ids(truth.labels, truth_values)
-            remapped += strays
+            classes = class_ids(truth.labels, drawn)
+            remapped += classes.strays
+            unknown += int((~classes.known).sum())
             scores.append(_semantic(pair, classes, predicted.labels))
         else:
             scores.append(_borders(truth, predicted, tolerance_px))
-    return _report(pairing, task, scores, _notes(pairing, task, tolerance_px, remapped))
+    notes = _notes(pairing, task, tolerance_px, remapped)
+    if drawn.ignored is not None:
+        notes += (f"{unknown} voxels whose true value is {drawn.ignored} were left out.",)
+    return _report(pairing, task, scores, notes)
 
 
 def read_labels(path: Path, axes: str | None = None, dataset: str | None = None) -> LabelImage:
@@ -120,15 +146,16 @@ def read_labels(path: Path, axes: str | None = None, dataset: str | None = None)
         return LabelImage(source.read(Region.whole(source.shape)), source.voxel_size_um)
 
 
-def class_ids(truth: Labels, values: Sequence[int]) -> tuple[Labels, int]:
-    """Class ids of a map drawn in grey values, and how many voxels had another value and went to the nearest."""
-    if not values:
-        return truth, 0
-    order = np.argsort(values)
-    known = np.asarray(values, np.int64)[order]
-    middles = (known[1:] + known[:-1]) / 2
+def class_ids(truth: Labels, drawn: Drawn) -> TrueClasses:
+    """Class ids of a map; a grey value that is no class goes to the nearest one."""
+    known = np.ones(truth.shape, bool) if drawn.ignored is None else truth != drawn.ignored
+    if not drawn.values:
+        return TrueClasses(truth, known, 0)
+    order = np.argsort(drawn.values)
+    values = np.asarray(drawn.values, np.int64)[order]
+    middles = (values[1:] + values[:-1]) / 2
     ids = order[np.searchsorted(middles, truth)].astype(np.uint8)
-    return ids, int((~np.isin(truth, known)).sum())
+    return TrueClasses(ids, known, int((known & ~np.isin(truth, values)).sum()))
 
 
 def _instances(pair: Pair, truth: Labels, predicted: Labels, score_of: ScoreOf | None) -> Scores:
@@ -141,12 +168,17 @@ def _instances(pair: Pair, truth: Labels, predicted: Labels, score_of: ScoreOf |
         ) from error
 
 
-def _semantic(pair: Pair, truth: Labels, predicted: Labels) -> Scores:
-    highest = max(int(truth.max()), int(predicted.max()))
-    if highest >= MOST_CLASSES:
+def _semantic(pair: Pair, classes: TrueClasses, predicted: Labels) -> Scores:
+    everywhere = bool(classes.known.all())
+    truth, predicted = (a if everywhere else a[classes.known] for a in (classes.ids, predicted))
+    lowest = min(int(image.min(initial=0)) for image in (truth, predicted))
+    highest = max(int(image.max(initial=0)) for image in (truth, predicted))
+    if lowest < 0 or highest >= MOST_CLASSES:
+        found = f"down to {lowest}" if lowest < 0 else f"up to {highest}"
         raise InputError(
-            f"{pair.name}: values up to {highest} in a map of classes; expected class ids below {MOST_CLASSES}. "
-            "If the truth is drawn in grey values, name them in order of the classes with --truth-values."
+            f"{pair.name}: values {found} in a map of classes; expected class ids from 0 and below {MOST_CLASSES}. "
+            "If the truth is drawn in grey values, name them in order of the classes with --truth-values; --ignore "
+            "names the value of voxels that do not count."
         )
     return evaluate_semantic(truth, predicted)
 
@@ -189,6 +221,8 @@ def _score_table(predicted: Path) -> ScoreOf | None:
 
 
 def _report(pairing: Pairing, task: str, scores: Sequence[Scores], notes: tuple[str, ...]) -> Report:
+    scores = _of_one_size(scores)
+    total = summarise(scores)
     by_group: dict[str, list[Scores]] = {}
     for pair, score in zip(pairing.pairs, scores, strict=True):
         by_group.setdefault(pair.group, []).append(score)
@@ -196,13 +230,31 @@ def _report(pairing: Pairing, task: str, scores: Sequence[Scores], notes: tuple[
         task=task,
         headline=HEADLINES[task],
         files=tuple(
-            FileScores(pair.name, pair.group, score.row(), {"predicted": str(pair.predicted), "truth": str(pair.truth)})
+            FileScores(
+                pair.name,
+                pair.group,
+                score.row(),
+                {"predicted": str(pair.predicted), "truth": str(pair.truth)},
+                confusion_of(score),
+            )
             for pair, score in zip(pairing.pairs, scores, strict=True)
         ),
-        total=summarise(scores),
+        total=total,
         groups={group: summarise(members) for group, members in sorted(by_group.items())} if any(by_group) else {},
         notes=notes,
+        classes=tuple(str(number) for number in range(len(total.confusion or ()))),
     )
+
+
+def _of_one_size(scores: Sequence[Scores]) -> list[Scores]:
+    """The scores with as many classes in every file as the file with most has; those of other tasks as they are."""
+    most = max((len(score.confusion) for score in scores if isinstance(score, SemanticScores)), default=0)
+    return [
+        SemanticScores(np.pad(score.confusion, (0, most - len(score.confusion))))
+        if isinstance(score, SemanticScores)
+        else score
+        for score in scores
+    ]
 
 
 def _notes(pairing: Pairing, task: str, tolerance_px: float, remapped: int) -> tuple[str, ...]:

@@ -11,9 +11,11 @@ from typing import Any
 
 from cellengine.errors import ResourceError
 from cellengine.io import write_table
-from cellengine.metrics import Scores, mean_over_pictures, pool
+from cellengine.metrics import ClassScores, Scores, SemanticScores, mean_over_pictures, pool
 
 Entries = Mapping[str, float]
+Counts = Sequence[Sequence[int]]
+"""voxels or items by true class (rows) and predicted class (columns)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,8 @@ class FileScores:
     entries: Entries
     facts: Mapping[str, str]
     """further columns of the CSV: where prediction and truth lie, what a classifier said"""
+    confusion: Counts | None = None
+    """for maps of classes"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,8 @@ class Summary:
     """mean over pictures; empty where single pictures have no scores of their own"""
     pooled: Entries
     """all objects or voxels together"""
+    confusion: Counts | None = None
+    """where there are classes"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +57,22 @@ class Report:
     """by value of the grouping column, in order of their names; empty when not grouped"""
     notes: tuple[str, ...]
     """what a reader of the numbers must know"""
+    classes: tuple[str, ...] = ()
+    """names in the order of the rows and columns of every confusion"""
 
 
 def summarise(scores: Sequence[Scores]) -> Summary:
     """Mean over pictures and pooled scores; at least one picture."""
-    return Summary(len(scores), mean_over_pictures(scores), pool(scores).row())
+    pooled = pool(scores)
+    return Summary(len(scores), mean_over_pictures(scores), pooled.row(), confusion_of(pooled))
+
+
+def confusion_of(scores: Scores) -> Counts | None:
+    """The confusion as plain numbers; None where there are no classes."""
+    if not isinstance(scores, SemanticScores | ClassScores):
+        return None
+    plain: list[list[int]] = scores.confusion.tolist()
+    return plain
 
 
 def write_csv(report: Report, path: Path) -> None:
@@ -71,12 +88,22 @@ def write_csv(report: Report, path: Path) -> None:
     write_table(path, columns)
 
 
+def write_confusion(report: Report, path: Path) -> None:
+    """The confusion of all files together, one row a true class and one column a predicted one."""
+    rows = report.total.confusion or ()
+    columns: dict[str, list[Any]] = {"true": list(report.classes)}
+    columns |= {f"predicted_{name}": [row[i] for row in rows] for i, name in enumerate(report.classes)}
+    write_table(path, columns)
+
+
 def write_json(report: Report, path: Path) -> None:
-    """Totals and groups; entries that are not defined are null."""
+    """Totals, groups and the confusion of every map of classes; entries that are not defined are null."""
     content = {
         "task": report.task,
+        **({"classes": list(report.classes)} if report.classes else {}),
         "total": _plain_summary(report.total),
         "groups": {name: _plain_summary(summary) for name, summary in report.groups.items()},
+        "files": [{"file": f.name, "group": f.group, "confusion": f.confusion} for f in report.files if f.confusion],
         "notes": list(report.notes),
     }
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
@@ -98,4 +125,6 @@ def _plain_summary(summary: Summary) -> dict[str, object]:
     for name, entries in (("mean_over_pictures", summary.mean), ("pooled", summary.pooled)):
         if entries:
             plain[name] = {key: None if isnan(value) else value for key, value in entries.items()}
+    if summary.confusion is not None:
+        plain["confusion"] = summary.confusion
     return plain

@@ -22,7 +22,9 @@ Triple = tuple[float, float, float]
 @click.option("--pad-to", metavar="Z,Y,X|largest", help="Pad smaller volumes to this shape, or to the largest one.")
 @click.option("--gap/--no-gap", default=False, show_default=True, help="Part cells that touch.")
 @click.option("--boundary", type=click.IntRange(0), default=0, help="Boundary target of this width in px, even.")
-@click.option("--blur", type=click.FloatRange(0), default=0.0, help="Blur of the boundary target: sigma in px.")
+@click.option(
+    "--blur", type=click.FloatRange(0), default=0.0, help="Blur of the boundary target: sigma in px, the shortest side."
+)
 @click.option("--axes", help="What the axes are, where files do not say: e.g. ZYX, of MATLAB arrays YXZ.")
 @click.option("--image-dataset", default="raw", show_default=True, help="Name of the volume in HDF5 files.")
 @click.option("--label-dataset", default="label", show_default=True, help="Name of the labels in HDF5 files.")
