@@ -36,12 +36,17 @@ FAMILIES: dict[str, tuple[ModelConfig, Task]] = {
     ),
     "unet-classes": (UNetConfig(widths=(6, 8), heads=("classes",), classes=3), "semantic"),
     "fcn-8s": (FCNConfig(widths=(6, 6, 8, 8, 8), convolutions=(1, 1, 1, 1, 1), head_width=8, dropout=0.0), "semantic"),
+    "fcn-16s": (
+        FCNConfig(stride=16, widths=(6, 6, 8, 8, 8), convolutions=(1, 1, 1, 1, 1), head_width=8, dropout=0.0),
+        "semantic",
+    ),
     "fcn-32s": (
         FCNConfig(stride=32, widths=(6, 6, 8, 8, 8), convolutions=(1, 1, 1, 1, 1), head_width=8, dropout=0.0),
         "semantic",
     ),
     "hourglass": (HourglassConfig(widths=(6,)), "semantic"),
     "hourglass-norm": (HourglassConfig(widths=(6, 8), norm=True), "semantic"),
+    "hourglass-3d": (HourglassConfig(dims=3, channels_in=1, widths=(6, 8), kernel=3, norm=True), "semantic"),
     "vgg": (VGGConfig(channels_in=1, widths=(6, 8), convolutions=(1, 2), hidden=(8,), dropout=0.0), "classification"),
     "resnet": (ResNetConfig(channels_in=1, classes=4, width=4, stem_stride=2), "classification"),
 }

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy import ndimage
 
 torch = pytest.importorskip("torch")
 
-from cellengine.train.losses import bce, binary_focal, class_map_loss, crop_loss, head_losses
+from cellengine.train.losses import bce, binary_focal, class_map_loss, crop_loss, dice, head_losses, mse, smooth_l1
 from cellengine.train.settings import LossConfig
 from cellengine.train.weights import balanced_weights, falk_weights, pixel_weights
 
@@ -72,6 +74,52 @@ def test_crops_focal_and_plain() -> None:
     assert float(crop_loss(logits, truth, LossConfig(classes="focal"))) < float(plain)
 
 
+def map_case() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Logits, soft targets and weights of two pictures, some of which count for nothing."""
+    torch.manual_seed(1)
+    weight = torch.rand(2, 1, 5, 6) * 3
+    weight[0, 0, 2:4] = 0
+    return 3 * torch.randn(2, 1, 5, 6), torch.rand(2, 1, 5, 6), weight
+
+
+def plain(*tensors: torch.Tensor) -> tuple[np.ndarray, ...]:
+    return tuple(t.numpy().astype(np.float64) for t in tensors)
+
+
+def test_squared_error_follows_its_formula() -> None:
+    logits, target, weight = map_case()
+    x, t, w = plain(logits, target, weight)
+    expected = (w * (1 / (1 + np.exp(-x)) - t) ** 2).sum() / w.sum()
+    assert float(mse(logits, target, weight)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_smooth_l1_is_square_near_and_straight_far() -> None:
+    logits, target, weight = map_case()
+    x, t, w = plain(logits, target, weight)
+    error, beta = np.abs(1 / (1 + np.exp(-x)) - t), 0.1
+    assert 0 < (error < beta).sum() < error.size  # both sides of the formula are met
+    slow = np.where(error < beta, error**2 / (2 * beta), error - beta / 2)
+    assert float(smooth_l1(logits, target, weight)) == pytest.approx((w * slow).sum() / w.sum(), rel=1e-5)
+
+
+def test_dice_follows_its_formula_in_every_picture() -> None:
+    logits, target, weight = map_case()
+    x, t, w = plain(logits, target, weight)
+    p = 1 / (1 + np.exp(-x))
+    each = [1 - (2 * (w[n] * p[n] * t[n]).sum() + 1) / ((w[n] * (p[n] + t[n])).sum() + 1) for n in range(2)]
+    assert float(dice(logits, target, weight)) == pytest.approx(np.mean(each), rel=1e-5)
+    empty = torch.zeros_like(target)
+    assert float(dice(torch.full_like(logits, -50.0), empty, weight)) == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("loss", [mse, smooth_l1, dice])
+def test_what_weighs_nothing_changes_no_loss_of_a_map(loss: Any) -> None:
+    logits, target, weight = map_case()
+    changed = torch.where(weight > 0, logits, logits + 4)
+    assert not torch.equal(changed, logits)
+    assert float(loss(changed, target, weight)) == pytest.approx(float(loss(logits, target, weight)))
+
+
 def test_every_head_has_its_own_term() -> None:
     logits = {name: torch.randn(2, 1, 4, 4) for name in ("boundary", "foreground")}
     targets = torch.rand(2, 3, 4, 4)
@@ -116,3 +164,17 @@ def test_balanced_cells_and_background_weigh_the_same() -> None:
     weights = balanced_weights(labels).astype(float)
     assert weights[labels > 0].sum() == pytest.approx(weights[labels == 0].sum(), rel=1e-2)
     assert weights.mean() == pytest.approx(1.0, rel=1e-2)
+
+
+@pytest.mark.parametrize("sides", [(400, 400), (30, 120, 120)])
+def test_balanced_weights_of_a_speck_are_finite(sides: tuple[int, ...]) -> None:
+    """One voxel of so many would weigh more than float16 can say."""
+    labels = np.zeros(sides, np.uint32)
+    labels[(0,) * len(sides)] = 1
+    weights = balanced_weights(labels)
+    assert weights.dtype == np.float16
+    assert np.isfinite(weights).all()
+    assert weights.max() == weights[(0,) * len(sides)] == pytest.approx(50000, rel=1e-3)
+    labels[:] = 1
+    labels[(0,) * len(sides)] = 0
+    assert np.isfinite(balanced_weights(labels)).all()

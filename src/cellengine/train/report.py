@@ -15,6 +15,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+from scipy import ndimage
 from skimage.segmentation import find_boundaries
 from torch.utils.tensorboard import SummaryWriter
 
@@ -23,6 +24,8 @@ Row = dict[str, float]
 
 PANELS = 4
 """pictures in a preview"""
+MOST_SCORES = 60
+"""objects in a panel beyond which their scores would hide them"""
 
 
 class Report:
@@ -73,11 +76,14 @@ def draw_curves(history: Sequence[Mapping[str, float]]) -> Any:
     """A matplotlib figure: losses on the left, validation scores on the right, by epoch."""
     figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     for name in dict.fromkeys(n for row in history for n in row):
-        side = 0 if name.startswith("loss") else 1 if name.startswith("val") else None
+        side = 0 if name.startswith(("loss", "val_loss")) else 1 if name.startswith("val") else None
         points = [(row["epoch"], row[name]) for row in history if name in row]
         if side is not None:
-            axes[side].plot(*zip(*points, strict=True), label=name, marker="." if side else "")
-    for axis, title in zip(axes, ("training loss", "validation"), strict=True):
+            checked = name.startswith("val")
+            axes[side].plot(
+                *zip(*points, strict=True), "--" if checked and not side else "-", label=name, marker="." * checked
+            )
+    for axis, title in zip(axes, ("losses", "validation"), strict=True):
         axis.set(title=title, xlabel="epoch")
         axis.grid(alpha=0.3)
         if axis.lines:
@@ -95,6 +101,8 @@ class Panel:
     truth: Array
     """labels or class ids, (*spatial)"""
     predicted: Array
+    scores: Array | None = None
+    """of the predicted labels 1 ... n in order, where each object has one"""
 
 
 def few(total: int, count: int = PANELS) -> frozenset[int]:
@@ -105,10 +113,10 @@ def few(total: int, count: int = PANELS) -> frozenset[int]:
 def draw_labels(panels: Sequence[Panel]) -> Any:
     """A matplotlib figure, a row a picture: image, truth (green outlines) and prediction (red outlines).
 
-    Of volumes a few planes are shown.
+    Of volumes a few planes are shown. Where there are scores each stands beside its object, up to MOST_SCORES.
     """
     rows = []
-    for name, image, truth, predicted in _planes(panels):
+    for name, image, truth, predicted, _ in _planes(panels):
         base = _to_rgb(image)
         rows.append(
             (
@@ -117,7 +125,11 @@ def draw_labels(panels: Sequence[Panel]) -> Any:
                 (f"prediction: {len(np.unique(predicted)) - 1}", _outline(base, predicted, (1.0, 0.2, 0.2))),
             )
         )
-    return _draw_rows(rows)
+    figure = _draw_rows(rows)
+    for axis, (_, _, _, predicted, scores) in zip(figure.axes[2::3], _planes(panels), strict=True):
+        if scores is not None:
+            _write_scores(axis, predicted, scores)
+    return figure
 
 
 def draw_classes(panels: Sequence[Panel], classes: int) -> Any:
@@ -126,7 +138,7 @@ def draw_classes(panels: Sequence[Panel], classes: int) -> Any:
     return _draw_rows(
         [
             ((name, _to_rgb(image)), ("truth", colours[truth]), ("prediction", colours[predicted]))
-            for name, image, truth, predicted in _planes(panels)
+            for name, image, truth, predicted, _ in _planes(panels)
         ]
     )
 
@@ -151,15 +163,15 @@ def draw_crops(panels: Sequence[tuple[Array, int, Array]], classes: Sequence[str
     return figure
 
 
-def _planes(panels: Sequence[Panel]) -> Iterator[tuple[str, Array, Array, Array]]:
+def _planes(panels: Sequence[Panel]) -> Iterator[tuple[str, Array, Array, Array, Array | None]]:
     """Pictures as they are; of each volume so many planes that PANELS rows come of it."""
     for panel in panels:
         if panel.truth.ndim == 2:
-            yield panel.name, panel.image, panel.truth, panel.predicted
+            yield panel.name, panel.image, panel.truth, panel.predicted, panel.scores
             continue
         count = max(1, PANELS // len(panels))
         for z in np.linspace(0, panel.truth.shape[0], count + 2).astype(int)[1:-1]:
-            yield f"{panel.name} z {z}", panel.image[:, z], panel.truth[z], panel.predicted[z]
+            yield f"{panel.name} z {z}", panel.image[:, z], panel.truth[z], panel.predicted[z], panel.scores
 
 
 def _draw_rows(rows: Sequence[Sequence[tuple[str, Array]]]) -> Any:
@@ -170,6 +182,15 @@ def _draw_rows(rows: Sequence[Sequence[tuple[str, Array]]]) -> Any:
             axis.set_title(title, fontsize=8)
             axis.set_axis_off()
     return figure
+
+
+def _write_scores(axis: Any, labels: Array, scores: Array) -> None:
+    """Write the score of each label at the right upper corner of its box."""
+    boxes = [(number, box) for number, box in enumerate(ndimage.find_objects(labels)) if box is not None]
+    if len(boxes) > MOST_SCORES:
+        return
+    for number, (rows, columns) in boxes:
+        axis.text(columns.stop, rows.start, f"{scores[number]:.2f}", fontsize=5, color="yellow", in_layout=False)
 
 
 def _to_rgb(image: Array) -> Array:

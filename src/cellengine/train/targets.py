@@ -34,8 +34,9 @@ def make_maps(
     """Maps for a label image (integers, 0 is background; any number of axes), or a map of class ids for `classes`.
 
     foreground bool, distance and boundary float16 in 0..1, classes uint8, weight float16. `unknown` marks voxels that
-    weigh nothing. Distances respect `voxel_size` (any unit). O(n) in voxels but for the weights of Falk et al., about
-    40 bytes a voxel at the peak.
+    weigh nothing. Distances respect `voxel_size` (any unit); without it all sides of a voxel count as alike, for how
+    much a volume was reduced does not say how long they are now. O(n) in voxels but for the weights of Falk et al.,
+    about 40 bytes a voxel at the peak.
     """
     labels = np.ascontiguousarray(labels, dtype=np.uint32)
     size = tuple(voxel_size or (1.0,) * labels.ndim)

@@ -14,6 +14,9 @@ from cellengine.train.settings import LossConfig
 
 Array = np.ndarray[Any, Any]
 
+LEAST_SHARE = 1e-5
+"""of cells in a picture: fewer weigh no more for it, 50000 a pixel, because float16 ends at 65504"""
+
 
 def pixel_weights(labels: Array, loss: LossConfig, voxel_size: Sequence[float]) -> Array:
     """Weights of a label image (uint32, 0 is background), float16 of its shape, by the method `loss.weights`."""
@@ -41,9 +44,10 @@ def cell_weights(labels: Array, loss: LossConfig) -> Array:
 
 
 def balanced_weights(labels: Array) -> Array:
-    """Cells and background weigh the same in sum, and 1 on average."""
+    """Cells and background weigh the same in sum, and 1 on average, unless cells are fewer than LEAST_SHARE."""
     share = float((labels > 0).mean())
-    return np.where(labels > 0, 0.5 / share, 0.5 / max(1 - share, 1e-3)).astype(np.float16)
+    cells, background = 0.5 / max(share, LEAST_SHARE), 0.5 / max(1 - share, 1e-3)
+    return np.where(labels > 0, cells, background).astype(np.float16)
 
 
 def falk_weights(labels: Array, loss: LossConfig, voxel_size: Sequence[float]) -> Array:

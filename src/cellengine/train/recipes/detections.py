@@ -64,11 +64,14 @@ class Detections:
         each, kinds, panels = [], [], []
         with TorchSession(model, self.spec, self.config.arithmetic) as session:
             for i, picture in enumerate(self.truth):
-                found = infer_array(picture.image, session).labels
-                each.append(evaluate_instances(picture.labels, found))
+                result = infer_array(picture.image, session)
+                each.append(evaluate_instances(picture.labels, result.labels))
                 kinds.append(picture.item.kind)
                 if i in shown:
-                    panels.append(Panel(picture.item.image.name, picture.image, picture.labels, found))
+                    shown_scores = result.objects["score"]
+                    panels.append(
+                        Panel(picture.item.image.name, picture.image, picture.labels, result.labels, shown_scores)
+                    )
         mean = mean_over_pictures(each)
         scores = {"mean_ap": mean["mean_ap"], "ap50": mean["ap0.5"]}
         for kind in dict.fromkeys(k for k in kinds if k):
