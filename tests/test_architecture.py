@@ -21,7 +21,7 @@ OPTIONAL = {
     "dask": ("engine/cluster/connect.py",),
     "distributed": ("engine/cluster/connect.py",),
     "matplotlib": ("train/report.py", "train/sweep.py"),
-    "monai": ("train/",),
+    "monai": (),
     "pynvml": ("engine/nvml.py",),
     "napari": ("cli/view.py",),
     "onnxruntime": ("engine/backends/onnxruntime.py", "export/quantise.py"),
