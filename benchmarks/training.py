@@ -1,9 +1,9 @@
 """How close does the training loop come to the bare network, and how much memory does each preset take?
 
-Each preset in a process of its own: the loop's second epoch on synthetic pictures, with loader, augmentation, averaged
+Each preset in a process of its own: an epoch of the loop on synthetic pictures, with loader, augmentation, averaged
 weights and all, against forward, backward and step of the same network on one batch of the same shape.
 
-python benchmarks/training.py [--steps 40] [--runs 3] [PRESET ...]
+Presets for GPUs are left out. python benchmarks/training.py [--seconds 8] [--runs 3] [PRESET ...]
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +25,14 @@ import torch
 from _timing import seconds, write_result
 from cellengine.train.config import TrainConfig, load_config, presets
 from cellengine.train.loop import train
-from cellengine.train.optimizer import build_optimizer
-from cellengine.train.place import Place
+from cellengine.train.optimizer import begin_phase, build_optimizer
+from cellengine.train.place import Place, keep_freed_memory
 from cellengine.train.recipes import RECIPES
 from cellengine.train.state import new_state
+
+PLACE = Place(torch.device("cpu"))
+LEAST_STEPS = 6
+FOR_GPUS = ("-full", "maskrcnn-128", "maskrcnn-512")
 
 
 def draw(shape: tuple[int, ...], cells: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -62,37 +67,47 @@ def write_data(folder: Path, config: TrainConfig) -> dict[str, str]:
     return {"data.path": repr(str(folder)), "data.where": "{}", "data.axes": "''", "data.balance_by": "''"}
 
 
-def measure(preset: str, steps: int) -> dict[str, float]:
-    """Samples a second of the loop and of the bare network, and the most memory that the process held."""
+def measure(preset: str, seconds_each: float) -> dict[str, float | str]:
+    """Samples a second of the loop and of the bare network, and the most memory that a step of the loop held.
+
+    The loop's figure is that of the second of three epochs: workers are at it before and after.
+    """
+    keep_freed_memory()  # as the command does
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         plain = load_config(preset)
-        epoch = {"epochs": 2, "validate_every": 2, "preview_every": 2, "data.samples_per_epoch": steps * plain.batch}
-        settings = {**epoch, **write_data(folder, plain)}
-        config = load_config(preset, [f"{key}={value}" for key, value in settings.items()])
+        data = {**write_data(folder, plain), "heads_only_epochs": 0}
+        config = load_config(preset, [f"{key}={value}" for key, value in data.items()])
+        steps = round(min(300, max(LEAST_STEPS, seconds_each / bare_seconds(config, 4))))
+        epochs = {"epochs": 3, "validate_every": 3, "preview_every": 3, "data.samples_per_epoch": steps * plain.batch}
+        config = load_config(preset, [f"{key}={value}" for key, value in {**data, **epochs}.items()])
+        before = bare_seconds(config, steps)
         train(config, folder / "run", device="cpu")
         with (folder / "run" / "metrics.csv").open() as file:
-            last = list(csv.DictReader(file))[-1]
-        bare = bare_seconds(config, steps)
-    samples = steps * config.batch
-    model = new_state(config, Place(torch.device("cpu"))).model
+            row = list(csv.DictReader(file))[1]
+        # the machine may have become slower or faster in between
+        bare = (before + bare_seconds(config, steps)) / 2
+    model = new_state(config, PLACE).model
     return {
-        "loop_samples_per_s": samples / float(last["seconds"]),
-        "bare_samples_per_s": samples / bare,
-        "share": bare / float(last["seconds"]),
-        "ram_peak_mb": float(last["ram_peak_mb"]),
+        "precision": PLACE.best_precision() if config.precision == "auto" else config.precision,
+        "steps": steps,
+        "loop_samples_per_s": steps * config.batch / float(row["seconds"]),
+        "bare_samples_per_s": config.batch / bare,
+        "share": bare * steps / float(row["seconds"]),
+        "ram_peak_mb": float(row["ram_peak_mb"]),
         "parameters": sum(p.numel() for p in model.parameters()),
     }
 
 
 def bare_seconds(config: TrainConfig, steps: int) -> float:
-    """Time of forward, backward and step on one batch, again and again."""
+    """Time of forward, backward and step on one batch of tensors at hand, a step."""
+    config = replace(config, precision=PLACE.best_precision()) if config.precision == "auto" else config
     recipe = RECIPES[config.task](config)
-    place = Place(torch.device("cpu"))
-    model = new_state(config, place).model.train()
+    model = new_state(config, PLACE).model
+    begin_phase(model, norm_rests=config.norm_rests)
     optimizer = build_optimizer(model, config.optimizer)
     samples = [recipe.samples[i] for i in range(config.batch)]
-    batch = place.bring(tuple(torch.stack(parts) for parts in zip(*samples, strict=True)))
+    batch = PLACE.bring(tuple(torch.stack(parts) for parts in zip(*samples, strict=True)))
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -102,27 +117,30 @@ def bare_seconds(config: TrainConfig, steps: int) -> float:
         optimizer.step()
 
     step()
-    return seconds(lambda: [step() for _ in range(steps)])
+    return seconds(lambda: [step() for _ in range(steps)]) / steps
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("presets", nargs="*", default=[n for n in presets() if "maskrcnn" not in n])
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("presets", nargs="*", default=[n for n in presets() if not n.endswith(FOR_GPUS)])
+    parser.add_argument("--seconds", type=float, default=8, help="about so long an epoch")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--one", action="store_true", help="measure here and print JSON")
     given = parser.parse_args()
     if given.one:
-        print(json.dumps(measure(given.presets[0], given.steps)))
+        print(json.dumps(measure(given.presets[0], given.seconds)))
         return
     found = {}
     for preset in given.presets:
         runs = []
         for _ in range(given.runs):
-            command = [sys.executable, __file__, preset, "--one", "--steps", str(given.steps)]
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            command = [sys.executable, __file__, preset, "--one", "--seconds", str(given.seconds)]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             runs.append(json.loads(done.stdout.splitlines()[-1]))
-        found[preset] = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+        numbers = [name for name, value in runs[0].items() if isinstance(value, (int, float))]
+        medians = {name: statistics.median(run[name] for run in runs) for name in numbers}
+        shares = [run["share"] for run in runs]
+        found[preset] = {"precision": runs[0]["precision"], **medians, "shares": shares}
         print(preset, found[preset], flush=True)
     write_result("training", "Samples a second of the training loop beside the bare network", {"presets": found})
 
