@@ -32,6 +32,7 @@ from _timing import paired, ratio, write_result
 from cellengine.io.crops import window
 from cellengine.train.augment import Augmentation, margin_px
 from cellengine.train.augmentations import AUGMENTATIONS
+from cellengine.train.chance import Chance
 from cellengine.train.settings import AugmentConfig
 
 Array = np.ndarray[Any, Any]
@@ -84,7 +85,7 @@ def samplers(name: str, channels: int, crop_px: tuple[int, ...], samples: int) -
 
     def cellengine() -> None:
         for number in range(samples):
-            ours(image, maps, centre, np.random.default_rng((1, number)))
+            ours(image, maps, centre, Chance(1, number))
 
     def monai() -> None:
         for number in range(samples):

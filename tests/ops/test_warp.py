@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from cellengine.ops.warp import warp
+from cellengine.ops.warp import pick, warp
 
 SHAPES = (((13, 9), (8, 6)), ((5, 12, 9), (4, 6, 7)), ((1, 7), (3, 5)), ((1, 6, 1), (2, 4, 3)))
 
@@ -45,11 +44,32 @@ def test_values_are_those_of_scipy(shapes, dtype, channels, nearest, shifted, se
     np.testing.assert_allclose(out, expected, atol=2e-4 * 200)
 
 
-@pytest.mark.parametrize("nearest", [False, True])
-def test_whole_steps_copy_values_exactly(nearest: bool) -> None:
+@settings(max_examples=60, deadline=None)
+@given(
+    shapes=st.sampled_from(SHAPES),
+    dtype=st.sampled_from([np.float16, np.bool_, np.int32]),
+    order=st.permutations([0, 1, 2]),
+    seed=st.integers(0, 2**31),
+)
+def test_whole_steps_pick_the_voxels_that_warp_meets(shapes, dtype, order, seed):  # type: ignore[no-untyped-def]
+    (size, shape), random = shapes, np.random.default_rng(seed)
+    dims = len(size)
+    source = (random.random((2, *size)) * 200).astype(dtype)
+    axes = [axis for axis in order if axis < dims]
+    matrix = np.eye(dims)[axes] * random.choice([-1.0, 1.0], dims)
+    offset = random.integers(-25, 25, dims).astype(float)
+    picked, met, near = (np.full((2, *shape), np.nan, np.float32) for _ in range(3))
+    pick(source, matrix, offset, picked)
+    warp(source, matrix, offset, met)
+    warp(source, matrix, offset, near, nearest=True)
+    np.testing.assert_array_equal(picked, met)
+    np.testing.assert_array_equal(picked, near)
+
+
+def test_whole_steps_copy_values_exactly() -> None:
     source = np.random.default_rng(0).normal(0, 1, (2, 7, 8)).astype(np.float16)
     out = np.empty((2, 4, 3), np.float32)
-    warp(source, np.array([[0.0, -1.0], [1.0, 0.0]]), np.array([5.0, 2.0]), out, nearest=nearest)
+    pick(source, np.array([[0.0, -1.0], [1.0, 0.0]]), np.array([5.0, 2.0]), out)
     expected = [[[source[c, 5 - j, 2 + i] for j in range(3)] for i in range(4)] for c in range(2)]
     np.testing.assert_array_equal(out, np.array(expected, np.float32))
 

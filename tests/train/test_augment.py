@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch")
 
 from cellengine.train.augment import Augmentation, margin_px
 from cellengine.train.augmentations import AUGMENTATIONS, NONE
+from cellengine.train.chance import Chance
 from cellengine.train.light import add_noise, bend, blur, changes_of_light, glare, multiply, recolour, stain
 from cellengine.train.settings import AugmentConfig
 
@@ -29,7 +30,7 @@ def picture(background: float, nucleus: float) -> tuple[Array, Array]:
 
 def test_glare_lowers_contrast_and_keeps_range() -> None:
     for seed in range(20):
-        image = glare(*picture(0.0, 1.0), np.random.default_rng(seed))
+        image = glare(*picture(0.0, 1.0), Chance(0, seed))
         assert image.dtype == np.float32
         assert image.min() >= -1e-6
         assert image.max() <= 1 + 1e-6
@@ -41,38 +42,38 @@ def test_glare_lowers_contrast_and_keeps_range() -> None:
 
 def test_glare_leaves_bright_pictures_alone() -> None:
     image, foreground = picture(0.9, 0.4)
-    np.testing.assert_array_equal(glare(image.copy(), foreground, np.random.default_rng(3)), image)
+    np.testing.assert_array_equal(glare(image.copy(), foreground, Chance(0, 3)), image)
 
 
 def test_stain_changes_bright_colour_pictures_only() -> None:
     dark, foreground = picture(0.0, 1.0)
     bright = picture(0.95, 0.4)[0] * np.array([0.9, 0.8, 1.0], np.float32)[:, None, None]
     for image, changes in ((dark, False), (bright, True)):
-        found = stain(image.copy(), foreground, np.random.default_rng(1))
+        found = stain(image.copy(), foreground, Chance(0, 1))
         assert found.dtype == np.float32
         assert np.array_equal(found, image) != changes
 
 
 def test_changes_of_light_do_what_they_say() -> None:
     image, foreground = picture(0.2, 0.8)
-    random = np.random.default_rng(0)
-    bent = bend(image.copy(), foreground, random, gamma=(2.0, 2.0))
+    chance = Chance(0, 0)
+    bent = bend(image.copy(), foreground, chance, gamma=(2.0, 2.0))
     assert bent.min() == pytest.approx(0.2)
     assert bent.max() == pytest.approx(0.8)
     halfway = np.linspace(0, 1, 64 * 64 * 3, dtype=np.float32).reshape(3, 64, 64)
-    np.testing.assert_allclose(bend(halfway, foreground, random, gamma=(2.0, 2.0)), halfway**2, atol=1e-6)
-    np.testing.assert_allclose(multiply(image.copy(), foreground, random, factor=(1.5, 1.5)), 1.5 * image, rtol=1e-6)
-    blurred = blur(image.copy(), foreground, random, sigma_px=(2.0, 2.0))
+    np.testing.assert_allclose(bend(halfway, foreground, chance, gamma=(2.0, 2.0)), halfway**2, atol=1e-6)
+    np.testing.assert_allclose(multiply(image.copy(), foreground, chance, factor=(1.5, 1.5)), 1.5 * image, rtol=1e-6)
+    blurred = blur(image.copy(), foreground, chance, sigma_px=(2.0, 2.0))
     assert blurred.sum() == pytest.approx(image.sum(), rel=1e-3)
     assert blurred[0, 25, 19] > 0.22
-    noisy = add_noise(image.copy(), foreground, random, std=0.1) - image
+    noisy = add_noise(image.copy(), foreground, chance, std=0.1) - image
     assert 0 < noisy.std() <= 0.11
     assert abs(noisy.mean()) < 0.01
     coloured = image * np.array([0.2, 0.5, 1.0], np.float32)[:, None, None]
-    grey = recolour(coloured.copy(), foreground, random, config=AugmentConfig(grey_probability=1.0))
+    grey = recolour(coloured.copy(), foreground, chance, config=AugmentConfig(grey_probability=1.0))
     np.testing.assert_allclose(grey, np.broadcast_to(coloured.mean(0), (3, 64, 64)), rtol=1e-6)
     settings = AugmentConfig(grey_probability=0.0, shuffle_channels_probability=1.0)
-    mixed = recolour(coloured.copy(), foreground, random, config=settings)
+    mixed = recolour(coloured.copy(), foreground, chance, config=settings)
     assert sorted(mixed.sum((1, 2))) == pytest.approx(sorted(coloured.sum((1, 2))))
 
 
@@ -92,8 +93,8 @@ def test_every_named_set_changes_image_and_targets_alike(name: str, crop_px: tup
     augmentation = pickle.loads(pickle.dumps(Augmentation(AUGMENTATIONS[name], crop_px)))
     moved = []
     for seed in range(6):
-        found, targets = augmentation(image, [image[0] > 0], centre, np.random.default_rng(seed))
-        again, _ = augmentation(image, [image[0] > 0], centre, np.random.default_rng(seed))
+        found, targets = augmentation(image, [image[0] > 0], centre, Chance(0, seed))
+        again, _ = augmentation(image, [image[0] > 0], centre, Chance(0, seed))
         assert found.dtype == targets.dtype == torch.float32
         assert found.shape == targets.shape == (1, *crop_px)
         assert torch.equal(found, again)
@@ -118,13 +119,13 @@ def test_mirrored_and_turned_crops_hold_the_same_voxels(crop_px: tuple[int, ...]
         flipped = plain[(slice(None), *(slice(None, None, -1 if flip else 1) for flip in flips))]
         expected |= {np.rot90(flipped, turn, (-2, -1)).tobytes() for turn in range(4)}
     augmentation = Augmentation(AugmentConfig(**{**_nothing(), "flips": True, "quarter_turns": 0.5}), crop_px)
-    found = {augmentation(image, [], centre, random)[0].numpy().tobytes() for _ in range(400)}
+    found = {augmentation(image, [], centre, Chance(0, i))[0].numpy().tobytes() for i in range(400)}
     assert found == expected
 
 
 def test_a_crop_at_the_corner_goes_on_mirrored() -> None:
     image = np.arange(20, dtype=np.float16).reshape(1, 4, 5)
-    found, _ = Augmentation(NONE, (6, 6))(image, [], (0, 0), np.random.default_rng(0))
+    found, _ = Augmentation(NONE, (6, 6))(image, [], (0, 0), Chance(0, 0))
     np.testing.assert_array_equal(found[0].numpy(), np.pad(image[0], 3, mode="reflect")[0:6, 0:6])
 
 
@@ -134,7 +135,7 @@ def test_zoom_makes_objects_larger_and_smaller_by_its_range() -> None:
     areas = []
     for zoom in ((2.0, 2.0), (0.5, 0.5)):
         config = AugmentConfig(**{**_nothing(), "affine_probability": 1.0, "rotate_deg": 180.0, "zoom": zoom})
-        found, _ = Augmentation(config, (64, 64))(image, [], (48, 48), np.random.default_rng(0))
+        found, _ = Augmentation(config, (64, 64))(image, [], (48, 48), Chance(0, 0))
         areas.append(float(found.sum()))
     assert areas == pytest.approx([1600, 100], rel=0.05)
 
@@ -144,7 +145,7 @@ def test_class_ids_stay_whole() -> None:
     ids = np.random.default_rng(0).integers(0, 4, (48, 48)).astype(np.uint8)
     augmentation = Augmentation(config, (32, 32), nearest=True)
     for seed in range(5):
-        _, found = augmentation(ids[None], [ids], (24, 24), np.random.default_rng(seed))
+        _, found = augmentation(ids[None], [ids], (24, 24), Chance(0, seed))
         assert set(np.unique(found.numpy())) <= {0.0, 1.0, 2.0, 3.0}
 
 
@@ -154,8 +155,7 @@ def test_at_most_two_of_report_a() -> None:
     image[0, 2:5, 3:9] = 0.5
     augmentation = Augmentation(AUGMENTATIONS["maskrcnn"], (16, 16))
     untouched = sum(
-        np.array_equal(augmentation(image, [], (8, 8), np.random.default_rng(seed))[0].numpy(), image)
-        for seed in range(60)
+        np.array_equal(augmentation(image, [], (8, 8), Chance(0, seed))[0].numpy(), image) for seed in range(60)
     )
     assert 5 < untouched < 50
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -12,6 +13,7 @@ from cellengine.errors import InputError, UsageError
 from cellengine.io.annotated import list_annotated
 from cellengine.train.config import TrainConfig, load_config
 from cellengine.train.data import Samples, read_pictures
+from cellengine.train.prepared import PIXELS, some_pixels
 from tests.synthetic import write_annotated
 
 TINY = ("model.widths=[8, 16]", "data.crop_px=[32, 32]", "data.balance_by=''", "data.samples_per_epoch=8", "epochs=2")
@@ -72,3 +74,16 @@ def test_defects_are_listed_before_the_first_step(tmp_path: Path) -> None:
     (tmp_path / "labels" / "cells_2.tif").unlink()
     with pytest.raises(InputError, match="no label picture for cells_2"):
         list_annotated(tmp_path)
+
+
+def test_crops_are_centred_on_every_class_alike() -> None:
+    """A nucleus of 9 px in a cell of 900 is met as often as the cell."""
+    classes = np.zeros((64, 64), np.uint8)
+    classes[10:40, 10:40] = 1
+    classes[20:23, 20:23] = 2
+    centres = some_pixels(classes)
+    found = classes[tuple(centres.T)]
+    assert len(centres) <= PIXELS
+    assert (found == 2).sum() == 9
+    assert 100 <= (found == 1).sum() <= PIXELS // 2
+    assert some_pixels(np.zeros((4, 4), np.uint8)).shape == (0, 2)

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from cellengine.ops.warp import warp
+from cellengine.ops.warp import pick, warp
+from cellengine.train.chance import Chance
 from cellengine.train.light import changes_of_light
 from cellengine.train.settings import AugmentConfig
 
@@ -24,68 +25,71 @@ Turns = tuple[Array, ...]
 
 
 class Augmentation:
-    """Cuts a crop out of a picture, changed at random; `config` says how, the generator that it is given decides."""
+    """Cuts a crop out of a picture, changed at random: `config` says how, the chance that it is given decides."""
 
     def __init__(self, config: AugmentConfig, crop_px: Sequence[int], *, nearest: bool = False) -> None:
         """With `nearest` targets keep their values (class ids); else they are interpolated."""
         self.config, self.crop_px, self.nearest = config, tuple(crop_px), nearest
         self.turns = turns_of(config, self.crop_px)
         self.light = changes_of_light(config)
-        self.probabilities = np.array([probability for probability, _ in (*self.turns, *self.light)])
+        self.half = np.array([n // 2 for n in crop_px])
+        self.middle = np.array([(n - 1) / 2 for n in crop_px])
+        self.probabilities = [probability for probability, _ in (*self.turns, *self.light)]
 
     def __call__(
-        self, image: Array, maps: Sequence[Array], centre: Sequence[int], random: np.random.Generator
+        self, image: Array, maps: Sequence[Array], centre: Sequence[int], chance: Chance
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The crop around voxel `centre` of `image` (C, *spatial) and of the target `maps` (*spatial).
 
         Returns both float32, (C, *crop) and (T, *crop). Beyond the border pictures go on mirrored. The first map has to
         be the foreground.
         """
-        chosen = self._choose(random)
-        matrix, shift = self._draw_map(chosen[: len(self.turns)], random)
-        shifts = self._draw_deformation(random)
-        size = np.array(self.crop_px)
+        chosen = self._choose(chance)
+        matrix, shift = self._draw_map(chosen, chance)
+        shifts = self._draw_deformation(chance)
         # of a crop of even size, the middle lies between two voxels
-        offset = np.asarray(centre) - size // 2 + (size - 1) / 2 + shift - matrix @ ((size - 1) / 2)
-        onto_voxels = shifts is None and all(float(v).is_integer() for v in (*matrix.flat, *offset))
+        offset = self.middle - self.half + centre + shift - matrix @ self.middle
         seen = np.empty((len(image), *self.crop_px), np.float32)
         targets = np.empty((len(maps), *self.crop_px), np.float32)
-        warp(image, matrix, offset, seen, shifts=shifts, nearest=onto_voxels)
-        for target, values in zip(targets, maps, strict=True):
-            warp(values[None], matrix, offset, target[None], shifts=shifts, nearest=onto_voxels or self.nearest)
+        pairs = [(image, seen, False), *((m[None], t[None], self.nearest) for m, t in zip(maps, targets, strict=True))]
+        onto_voxels = shifts is None and all(v.is_integer() for v in (*matrix.ravel().tolist(), *offset.tolist()))
+        for values, out, nearest in pairs:
+            if onto_voxels:
+                pick(values, matrix, offset, out)
+            else:
+                warp(values, matrix, offset, out, shifts=shifts, nearest=nearest)
         for happens, (_, change) in zip(chosen[len(self.turns) :], self.light, strict=True):
             if happens:
-                seen = change(seen, targets, random)
+                seen = change(seen, targets, chance)
         return torch.from_numpy(np.ascontiguousarray(seen, np.float32)), torch.from_numpy(targets)
 
-    def _choose(self, random: np.random.Generator) -> Array:
+    def _choose(self, chance: Chance) -> list[bool]:
         """Which of the turns and changes happen to this sample."""
-        count = len(self.probabilities)
-        happens: Array = random.random(count) < self.probabilities
+        happens = [chance.random() < probability for probability in self.probabilities]
         if self.config.at_most:
-            allowed = random.permutation(count)[: random.integers(self.config.at_most + 1)]
-            happens &= np.isin(np.arange(count), allowed)
+            order = chance.generator.permutation(len(happens))[: chance.integer(0, self.config.at_most + 1)]
+            happens = [happened and number in order for number, happened in enumerate(happens)]
         return happens
 
-    def _draw_map(self, turned: Array, random: np.random.Generator) -> tuple[Array, Array]:
+    def _draw_map(self, chosen: Sequence[bool], chance: Chance) -> tuple[Array, Array]:
         """From voxels of the crop to those of the picture, both counted from their middle: matrix and shift."""
-        dims = len(self.crop_px)
-        matrix, shift = np.eye(dims), np.zeros(dims)
-        if random.random() < self.config.affine_probability:
-            matrix, shift = draw_affine(self.config, self.crop_px, random)
-        for happens, (_, turns) in zip(turned, self.turns, strict=True):
+        if chance.random() < self.config.affine_probability:
+            matrix, shift = draw_affine(self.config, self.crop_px, chance)
+        else:
+            matrix, shift = np.eye(len(self.crop_px)), np.zeros(len(self.crop_px))
+        for happens, (_, turns) in zip(chosen, self.turns, strict=False):
             if happens:
-                matrix = matrix @ turns[random.integers(len(turns))]
+                matrix = matrix @ turns[chance.integer(0, len(turns))]
         return matrix, shift
 
-    def _draw_deformation(self, random: np.random.Generator) -> Array | None:
+    def _draw_deformation(self, chance: Chance) -> Array | None:
         """Smooth shifts (D, *crop) in px, drawn on a grid and interpolated in between (Simard et al. 2003)."""
         config = self.config
-        if not config.elastic_px or random.random() >= config.elastic_probability:
+        if not config.elastic_px or chance.random() >= config.elastic_probability:
             return None
         dims = len(self.crop_px)
         coarse = (1, dims, *(int(n / config.elastic_grain_px) + 2 for n in self.crop_px))
-        values = torch.from_numpy(random.standard_normal(coarse, np.float32) * np.float32(config.elastic_px))
+        values = torch.from_numpy(chance.generator.standard_normal(coarse, np.float32) * np.float32(config.elastic_px))
         linear = "bilinear" if dims == 2 else "trilinear"
         shifts: Array = functional.interpolate(values, self.crop_px, mode=linear, align_corners=True).numpy()[0]
         return shifts
@@ -110,18 +114,17 @@ def quarter_turn(dims: int, times: int) -> Array:
     return matrix
 
 
-def draw_affine(config: AugmentConfig, crop_px: Sequence[int], random: np.random.Generator) -> tuple[Array, Array]:
+def draw_affine(config: AugmentConfig, crop_px: Sequence[int], chance: Chance) -> tuple[Array, Array]:
     """A turn of the last two axes, a shear, a zoom of each axis and a shift: matrix (D, D) and shift (D,) in px."""
     dims = len(crop_px)
+    angle = radians(chance.uniform(-config.rotate_deg, config.rotate_deg))
     bent = np.eye(dims)
-    angle = radians(random.uniform(-config.rotate_deg, config.rotate_deg))
     bent[-2:, -2:] = (cos(angle), -sin(angle)), (sin(angle), cos(angle))
     if config.shear:
-        shear = random.uniform(-config.shear, config.shear, (dims, dims))
-        np.fill_diagonal(shear, 1.0)
-        bent = bent @ shear
-    zoom = random.uniform(1 / config.zoom[1], 1 / config.zoom[0], dims)
-    shift = random.uniform(-config.shift, config.shift, dims) * crop_px
+        shear = [chance.uniform(-config.shear, config.shear) for _ in range(dims * dims)]
+        bent = bent @ np.where(np.eye(dims) > 0, 1.0, np.array(shear).reshape(dims, dims))
+    zoom = [chance.uniform(1 / config.zoom[1], 1 / config.zoom[0]) for _ in crop_px]
+    shift = [n * chance.uniform(-config.shift, config.shift) for n in crop_px]
     return bent * zoom, bent @ shift
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from cellengine.io.crops import SPLITS
 from cellengine.io.splits import draw_split, join_copies, tell_apart
 from cellengine.train.augment import Augmentation
 from cellengine.train.augmentations import NONE
+from cellengine.train.chance import Chance
 from cellengine.train.config import TrainConfig
 from cellengine.train.prepared import Prepared, PreparedFolder, prepare_picture
 from cellengine.train.recipe import Batch
@@ -177,19 +179,19 @@ class Samples(Dataset[Batch]):
 
     def __getitem__(self, index: int) -> Batch:
         """Image (C, *crop) and targets (T, *crop): a map per head, then weight; all float32."""
-        random = np.random.default_rng((self.config.seed, index))
-        picture = self.pictures[draw(self.cumulative, random)]
-        centre = self._draw_centre(picture, random)
-        return self.augmentation(picture.image, list(picture.maps.values()), centre, random)
+        chance = Chance(self.config.seed, index)
+        picture = self.pictures[draw(self.cumulative, chance)]
+        centre = self._draw_centre(picture, chance)
+        return self.augmentation(picture.image, list(picture.maps.values()), centre, chance)
 
-    def _draw_centre(self, picture: Prepared, random: np.random.Generator) -> tuple[int, ...]:
+    def _draw_centre(self, picture: Prepared, chance: Chance) -> tuple[int, ...]:
         shape, centres = picture.image.shape[1:], picture.centres
-        if len(centres) and random.random() < self.config.data.cell_share:
-            jitter = [random.integers(-c // 4, c // 4 + 1) for c in self.config.data.crop_px]
-            picked = centres[random.integers(len(centres))] + jitter
+        if len(centres) and chance.random() < self.config.data.cell_share:
+            jitter = [chance.integer(-c // 4, c // 4 + 1) for c in self.config.data.crop_px]
+            picked = centres[chance.integer(0, len(centres))] + jitter
         else:
-            picked = [random.integers(n) for n in shape]
-        return tuple(int(np.clip(p, 0, n - 1)) for p, n in zip(picked, shape, strict=True))
+            picked = [chance.integer(0, n) for n in shape]
+        return tuple(min(max(int(p), 0), n - 1) for p, n in zip(picked, shape, strict=True))
 
 
 def as_they_are(config: TrainConfig) -> TrainConfig:
@@ -198,7 +200,7 @@ def as_they_are(config: TrainConfig) -> TrainConfig:
     return replace(config, seed=0, augment=NONE, data=kinds_as_they_come)
 
 
-def even_shares(kinds: Sequence[str], config: DataConfig) -> Array:
+def even_shares(kinds: Sequence[str], config: DataConfig) -> list[float]:
     """Cumulative shares by which items are drawn, as `balance_power` and `balance_weights` say.
 
     Raises UsageError for a weight of a kind that there is none of.
@@ -208,9 +210,9 @@ def even_shares(kinds: Sequence[str], config: DataConfig) -> Array:
         raise UsageError(f"data.balance_weights names {unknown[0]}, found only {', '.join(sorted(counts))}.")
     by_kind = {k: n ** (config.balance_power - 1) * config.balance_weights.get(k, 1.0) for k, n in counts.items()}
     weights = np.array([by_kind[k] for k in kinds])
-    return np.cumsum(weights / weights.sum())
+    return np.cumsum(weights / weights.sum()).tolist()  # type: ignore[no-any-return]
 
 
-def draw(cumulative: Array, random: np.random.Generator) -> int:
+def draw(cumulative: Sequence[float], chance: Chance) -> int:
     """The number of an item, by its share."""
-    return min(int(np.searchsorted(cumulative, random.random(), side="right")), len(cumulative) - 1)
+    return min(bisect_right(cumulative, chance.random()), len(cumulative) - 1)

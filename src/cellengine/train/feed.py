@@ -1,30 +1,61 @@
-"""Batches of a run in the order of their numbers, made by other processes while the network works."""
+"""Batches of a run in the order of their numbers, made by threads between two steps or by processes beside them."""
 
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
+from cellengine.ops.threads import worker_count
 from cellengine.train.config import TrainConfig
 from cellengine.train.place import Place
 from cellengine.train.recipe import Batch
+
+WORTH_THREADS_S = 0.002
+"""a sample that takes longer; of shorter ones too much is Python, which one thread runs at a time"""
 
 
 def feed(samples: Dataset[Batch], first_step: int, config: TrainConfig, place: Place) -> Generator[Batch, None, None]:
     """This process's share of every batch from `first_step` to the end of the run, each in `accumulate` parts.
 
-    One set of workers serves all epochs: to start them takes as long as many steps of a small network. Close it when
-    training ends before.
+    Close it when training ends before.
     """
-    workers = config.data.workers
+    part = config.batch // (config.accumulate * place.world)
+    numbers = _order(first_step, part, config, place)
+    workers = place.loaders() if config.data.workers is None else config.data.workers
+    yield from _by_processes(samples, numbers, part, workers, place) if workers else _by_threads(samples, numbers, part)
+
+
+def _by_threads(samples: Dataset[Batch], numbers: Iterator[int], part: int) -> Generator[Batch, None, None]:
+    """Made when asked for, by as many threads as there are processors; by this one where that is faster.
+
+    For networks on the processor: it is theirs during a step. Processes beside them take their threads' turns, and
+    those that are not displaced wait for the others after every layer, so that a step takes longer by more than the
+    samples.
+    """
+    with ThreadPoolExecutor(worker_count()) as threads:
+        several = False
+        while chosen := list(islice(numbers, part)):
+            begun = time.perf_counter()
+            made = list(threads.map(samples.__getitem__, chosen) if several else map(samples.__getitem__, chosen))
+            several = several or time.perf_counter() - begun > WORTH_THREADS_S * part
+            yield tuple(default_collate(made))
+
+
+def _by_processes(
+    samples: Dataset[Batch], numbers: Iterator[int], part: int, workers: int, place: Place
+) -> Generator[Batch, None, None]:
+    """Made ahead by `workers` processes, the same ones in all epochs: to start them takes as long as many steps."""
     loader = DataLoader(
         samples,
-        config.batch // (config.accumulate * place.world),
-        sampler=_order(first_step, config, place),
+        part,
+        sampler=numbers,
         num_workers=workers,
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=4,
         pin_memory=place.device.type == "cuda",
         worker_init_fn=_leave_signals_to_the_loop,
     )
@@ -32,9 +63,8 @@ def feed(samples: Dataset[Batch], first_step: int, config: TrainConfig, place: P
         yield tuple(batch)
 
 
-def _order(first_step: int, config: TrainConfig, place: Place) -> Iterator[int]:
+def _order(first_step: int, part: int, config: TrainConfig, place: Place) -> Iterator[int]:
     """Numbers of samples; what an epoch has beyond its last whole batch is left out."""
-    part = config.batch // (config.accumulate * place.world)
     for step in range(first_step, config.epochs * config.steps_per_epoch):
         epoch, number = divmod(step, config.steps_per_epoch)
         first = epoch * config.data.samples_per_epoch + number * config.batch

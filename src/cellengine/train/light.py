@@ -11,10 +11,11 @@ import torch
 from scipy import ndimage
 from torch.nn import functional
 
+from cellengine.train.chance import Chance
 from cellengine.train.settings import AugmentConfig
 
 Array = np.ndarray[Any, Any]
-Change = Callable[[Array, Array, np.random.Generator], Array]
+Change = Callable[[Array, Array, Chance], Array]
 """makes a changed image of an image (C, *spatial) float32, which it may overwrite, and the targets (T, *spatial), the
 first of which is the foreground; partial functions rather than closures, since samples go to other processes"""
 
@@ -40,7 +41,7 @@ def changes_of_light(config: AugmentConfig) -> list[tuple[float, Change]]:
     return [(probability, change) for probability, change in every if probability > 0]
 
 
-def stain(image: Array, targets: Array, random: np.random.Generator) -> Array:
+def stain(image: Array, targets: Array, chance: Chance) -> Array:
     """Lay brown immunostain (DAB) over a bright colour picture: smooth patches, thinner over nuclei.
 
     Pictures of tissue come mostly in violet and pink; without this a network takes every dark stain for nuclei. Light
@@ -50,10 +51,10 @@ def stain(image: Array, targets: Array, random: np.random.Generator) -> Array:
     bright = image.shape[0] == 3 and _median(image) > 0.5
     if not bright or np.abs(image[0] - image[2]).mean() <= 0.02:
         return image
-    grain, strength, over_nuclei = random.uniform([8, 0.5, 0.0], [40, 3.0, 1.0])
-    coarse = random.standard_normal((1, 1, *(int(n / grain) + 3 for n in image.shape[1:])), np.float32)
+    grain, strength, over_nuclei = chance.uniform(8, 40), chance.uniform(0.5, 3.0), chance.random()
+    coarse = chance.generator.standard_normal((1, 1, *(int(n / grain) + 3 for n in image.shape[1:])), np.float32)
     smooth = functional.interpolate(torch.from_numpy(coarse), image.shape[1:], mode="bicubic").numpy()[0]
-    fine = random.standard_normal(image.shape[1:], np.float32)
+    fine = chance.generator.standard_normal(image.shape[1:], np.float32)
     density = np.maximum(smooth + np.float32(0.15) * fine, 0) * np.float32(strength)
     density *= 1 - np.float32(over_nuclei) * targets[:1]
     stained = np.maximum(image, 0) * np.exp(-density * DAB)
@@ -61,7 +62,7 @@ def stain(image: Array, targets: Array, random: np.random.Generator) -> Array:
     return found
 
 
-def glare(image: Array, targets: Array, random: np.random.Generator) -> Array:
+def glare(image: Array, targets: Array, chance: Chance) -> Array:
     """Lay a broad glow over a dark picture, as light from out of focus does, and scale back to the usual range.
 
     Nuclei in the glow keep a fraction of their contrast; without this a network takes them for background. Bright
@@ -69,69 +70,70 @@ def glare(image: Array, targets: Array, random: np.random.Generator) -> Array:
     """
     if _median(image) > 0.4:
         return image
-    strength, width = random.uniform([0.3, 0.3], [2.5, 1.2])
+    strength, width = chance.uniform(0.3, 2.5), chance.uniform(0.3, 1.2)
     glow = np.ones((), np.float32)
-    for size, middle in zip(image.shape[1:], random.uniform(-0.3, 1.3, image.ndim - 1), strict=True):
-        along = np.exp(-0.5 * ((np.arange(size) / size - middle) / width) ** 2)
+    for size in image.shape[1:]:
+        along = np.exp(-0.5 * ((np.arange(size) / size - chance.uniform(-0.3, 1.3)) / width) ** 2)
         glow = glow[..., None] * along.astype(np.float32)
     glow = np.float32(strength) * (glow - glow.min())
     found: Array = (image + glow) / (1 + glow.max())
     return found
 
 
-def recolour(image: Array, targets: Array, random: np.random.Generator, *, config: AugmentConfig) -> Array:
+def recolour(image: Array, targets: Array, chance: Chance, *, config: AugmentConfig) -> Array:
     """Replace the channels by their mean, or put them in another order, or neither."""
-    grey, shuffled = random.uniform(size=2)
+    grey, shuffled = chance.random(), chance.random()
     if grey < config.grey_probability:
         image[:] = image.mean(0, keepdims=True)
     elif shuffled < config.shuffle_channels_probability:
-        return image[random.permutation(len(image))]
+        return image[chance.generator.permutation(len(image))]
     return image
 
 
-def blur(image: Array, targets: Array, random: np.random.Generator, *, sigma_px: tuple[float, float]) -> Array:
+def blur(image: Array, targets: Array, chance: Chance, *, sigma_px: tuple[float, float]) -> Array:
     """A Gaussian, on each axis of a standard deviation of its own."""
-    widths = random.uniform(*sigma_px, image.ndim - 1)
+    widths = [chance.uniform(*sigma_px) for _ in image.shape[1:]]
     return ndimage.gaussian_filter(image, (0.0, *widths), mode="mirror")  # type: ignore[no-any-return]
 
 
-def bend(image: Array, targets: Array, random: np.random.Generator, *, gamma: tuple[float, float]) -> Array:
+def bend(image: Array, targets: Array, chance: Chance, *, gamma: tuple[float, float]) -> Array:
     """Raise intensities to a power drawn from `gamma`, within their range."""
     low, high = image.min(), image.max()
     if high <= low:
         return image
-    power = np.float32(random.uniform(*gamma))
+    power = np.float32(chance.uniform(*gamma))
     found: Array = ((image - low) / (high - low)) ** power * (high - low) + low
     return found
 
 
-def scale_channels(image: Array, targets: Array, random: np.random.Generator, *, reach: float) -> Array:
+def scale_channels(image: Array, targets: Array, chance: Chance, *, reach: float) -> Array:
     """Multiply each channel by a factor between 1 - `reach` and 1 + `reach`."""
-    image *= 1 + _per_channel(image, reach, random)
+    image *= 1 + _per_channel(image, reach, chance)
     return image
 
 
-def shift_channels(image: Array, targets: Array, random: np.random.Generator, *, reach: float) -> Array:
+def shift_channels(image: Array, targets: Array, chance: Chance, *, reach: float) -> Array:
     """Add to each channel a value between -`reach` and `reach`."""
-    image += _per_channel(image, reach, random)
+    image += _per_channel(image, reach, chance)
     return image
 
 
-def multiply(image: Array, targets: Array, random: np.random.Generator, *, factor: tuple[float, float]) -> Array:
+def multiply(image: Array, targets: Array, chance: Chance, *, factor: tuple[float, float]) -> Array:
     """Brighten or darken the whole by one factor."""
-    image *= np.float32(random.uniform(*factor))
+    image *= np.float32(chance.uniform(*factor))
     return image
 
 
-def add_noise(image: Array, targets: Array, random: np.random.Generator, *, std: float) -> Array:
+def add_noise(image: Array, targets: Array, chance: Chance, *, std: float) -> Array:
     """Gaussian noise of a standard deviation between 0 and `std`."""
-    values = random.standard_normal(image.shape, np.float32)
-    image += values * np.float32(random.uniform(0, std))
+    values = chance.generator.standard_normal(image.shape, np.float32)
+    image += values * np.float32(chance.uniform(0, std))
     return image
 
 
-def _per_channel(image: Array, reach: float, random: np.random.Generator) -> Array:
-    return random.uniform(-reach, reach, (len(image), *[1] * (image.ndim - 1))).astype(np.float32)
+def _per_channel(image: Array, reach: float, chance: Chance) -> Array:
+    values = np.array([chance.uniform(-reach, reach) for _ in image], np.float32)
+    return values.reshape(-1, *[1] * (image.ndim - 1))
 
 
 def _median(image: Array) -> float:

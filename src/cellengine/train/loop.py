@@ -23,7 +23,7 @@ from cellengine.records import to_plain
 from cellengine.spec import ModelSpec
 from cellengine.train.config import TrainConfig
 from cellengine.train.feed import feed
-from cellengine.train.optimizer import begin_phase, clip_gradient, rate_of_step, set_rate, update_average
+from cellengine.train.optimizer import AVERAGE_EVERY, begin_phase, clip_gradient, rate_of_step, set_rate, update_average
 from cellengine.train.place import Place, open_place
 from cellengine.train.recipe import Batch, Recipe, Validation
 from cellengine.train.recipes import RECIPES
@@ -136,6 +136,8 @@ def _train_epoch(state: State, recipe: Recipe, batches: Batches, config: TrainCo
             stop.signal_number = stop.signal_number or int(signal.SIGTERM)
             return {}
     _check_weights(state, config)
+    if not config.optimizer.ema_decay:
+        update_average(state.average, state.model, state.step, 0.0)
     state.epoch += 1
     means = {f"loss_{name}": value / steps for name, value in state.sums.items()}
     state.sums = {}
@@ -149,7 +151,7 @@ def _train_step(
 ) -> dict[str, float]:
     """Move the weights once; the mean of every term over the parts of the batch."""
     set_rate(state.optimizer, rate_of_step(state.step, state.rate_factor, config))
-    torch.manual_seed(config.seed * 1_000_003 + state.step * place.world + place.rank)  # a step is repeatable by itself
+    place.seed(config.seed * 1_000_003 + state.step * place.world + place.rank)  # a step is repeatable by itself
     state.optimizer.zero_grad(set_to_none=True)
     sums: dict[str, float] = {}
     for i, part in enumerate(parts):
@@ -169,7 +171,8 @@ def _train_step(
     state.scaler.step(state.optimizer)
     state.scaler.update()
     state.step += 1
-    update_average(state.average, state.model, state.step, config.optimizer.ema_decay)
+    if config.optimizer.ema_decay and state.step % AVERAGE_EVERY == 0:
+        update_average(state.average, state.model, state.step, config.optimizer.ema_decay)
     return sums
 
 
@@ -217,7 +220,7 @@ def _validation_losses(state: State, recipe: Recipe, config: TrainConfig, place:
     """Means over the same crops of validation pictures every time; where they rise, training learns by heart."""
     parts = [default_collate([recipe.checks[i]]) for i in range(CHECKS)]
     sums: Row = {}
-    torch.manual_seed(config.seed)
+    place.seed(config.seed)
     for part in parts:
         with _autocast(config, place):
             terms = recipe.losses(state.average, place.bring(tuple(part)))

@@ -13,6 +13,9 @@ from cellengine.errors import UsageError
 from cellengine.train.config import TrainConfig
 from cellengine.train.settings import OptimizerConfig
 
+AVERAGE_EVERY = 4
+"""steps between two moves of the average: in small networks a move takes as long as a layer"""
+
 
 def build_optimizer(model: nn.Module, settings: OptimizerConfig) -> torch.optim.Optimizer:
     """An optimizer with a group per factor of the rate, weights with weight decay and the others without.
@@ -85,17 +88,23 @@ def begin_phase(model: nn.Module, *, heads_only: bool = False, norm_rests: bool 
 
 def clip_gradient(model: nn.Module, largest: float) -> None:
     """Shorten the gradient of all weights together to a norm of at most `largest`."""
-    nn.utils.clip_grad_norm_(model.parameters(), largest, foreach=True)
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    norm = nn.utils.get_total_norm(gradients, foreach=True)
+    if norm > largest:
+        torch._foreach_mul_(gradients, largest / float(norm))
 
 
 @torch.no_grad()
 def update_average(average: nn.Module, model: nn.Module, step: int, decay: float) -> None:
-    """Move the average towards the weights; early on faster, so that the start is forgotten."""
-    decay = min(decay, (1 + step) / (10 + step)) if decay else 0.0
+    """Move the average towards the weights after every AVERAGE_EVERY steps, by as much as so many moves would.
+
+    Early on it moves faster, so that the start is forgotten. Without `decay` the average is a copy of the weights.
+    """
+    share = 1 - min(decay, (1 + step) / (10 + step)) ** AVERAGE_EVERY if decay else 1.0
     means, values = ([*part.parameters(), *part.buffers()] for part in (average, model))
     pairs = list(zip(means, values, strict=True))
     floats = [pair for pair in pairs if pair[0].is_floating_point()]
-    move = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    move = get_ema_multi_avg_fn(1 - share)  # type: ignore[no-untyped-call]
     move([mean for mean, _ in floats], [value for _, value in floats], step)
     for mean, value in pairs:
         if not mean.is_floating_point():

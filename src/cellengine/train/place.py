@@ -19,10 +19,12 @@ from torch import distributed
 from cellengine.engine.backends.hardware import cpu_flags
 from cellengine.errors import DeviceError, UsageError
 from cellengine.models.session import LAYOUTS
+from cellengine.ops.threads import worker_count
 from cellengine.train.recipe import Batch
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
+MOST_LOADERS = 4
 PATIENCE = timedelta(hours=4)
 """how long the other processes wait while the first one validates"""
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
@@ -49,6 +51,15 @@ class Place:
             image = image.contiguous(memory_format=LAYOUTS[image.ndim - 2])
         return (image, *rest)
 
+    def seed(self, number: int) -> None:
+        """Make what is random from now on repeatable.
+
+        torch.manual_seed keeps a traceback for every kind of device that is not in use, a millisecond each time.
+        """
+        torch.default_generator.manual_seed(number)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(number)
+
     def share(self, value: float) -> float:
         """The first process's value, in all of them."""
         if self.world == 1:
@@ -63,6 +74,10 @@ class Place:
             generation = torch.cuda.get_device_capability(self.device)
             return "bf16" if generation >= (8, 0) else "fp16" if generation >= (7, 0) else "fp32"
         return "bf16" if {"avx512_bf16", "amx_bf16", "bf16"} & cpu_flags() else "fp32"
+
+    def loaders(self) -> int:
+        """Processes that should make samples beside the network: none where it needs the processor itself."""
+        return min(MOST_LOADERS, max(1, worker_count() - 1)) if self.device.type == "cuda" else 0
 
     def forget_peaks(self) -> None:
         """Count the most memory from now on, where the system allows that."""

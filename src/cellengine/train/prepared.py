@@ -25,7 +25,7 @@ from cellengine.train.targets import Maps, class_ids, make_maps
 Array = np.ndarray[Any, Any]
 
 PIXELS = 256
-"""px of cells kept as centres of crops, for maps of classes"""
+"""px kept as centres of crops, for maps of classes"""
 FORMAT = 2
 """of prepared pictures; to be raised when they are made in another way"""
 _DONE = "done.json"
@@ -95,9 +95,11 @@ def centres_of(labels: Array) -> Array:
 
 
 def some_pixels(classes: Array) -> Array:
-    """Up to PIXELS voxels that are not background, evenly spread, (n, axes)."""
-    flat = np.flatnonzero(classes)
-    flat = flat[:: max(1, len(flat) // PIXELS)]
+    """Up to PIXELS voxels that are not background, of every class alike, evenly spread, (n, axes)."""
+    present = np.unique(classes[classes > 0])
+    each = max(1, PIXELS // max(1, len(present)))
+    found = [np.flatnonzero(classes == number) for number in present]
+    flat = np.concatenate([np.empty(0, np.int64), *(at[:: -(-len(at) // each)] for at in found)])
     return np.stack(np.unravel_index(flat, classes.shape), axis=1).astype(np.int64)
 
 

@@ -43,8 +43,9 @@ class DataConfig:
     """how many times more often a value is drawn, e.g. { histology_purple = 2.5 }; for what is hard to learn"""
     cell_share: float = 0.75
     """share of crops that are centred on a cell"""
-    workers: int = 1
-    """processes that prepare samples beside the training step; the samples do not depend on it"""
+    workers: int | None = None
+    """processes that make samples beside the training step; 0: threads between two steps. Left out, up to 4 processes
+    for a GPU and none on a CPU. The samples do not depend on it"""
 
     def __post_init__(self) -> None:
         if not 0 < self.validation_share < 1:

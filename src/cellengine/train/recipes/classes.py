@@ -24,6 +24,7 @@ from cellengine.io.splits import draw_split
 from cellengine.metrics import evaluate_classes
 from cellengine.models.session import TorchSession
 from cellengine.train.augment import Augmentation, margin_px
+from cellengine.train.chance import Chance
 from cellengine.train.config import TrainConfig
 from cellengine.train.data import as_they_are, draw, even_shares
 from cellengine.train.describe import describe_model
@@ -83,17 +84,18 @@ class CropSamples(Dataset[Batch]):
         self.read_px = read_size(config)
         self.cumulative = even_shares([str(crop.label) for crop in crops], config.data)
         self.scaled = [scale_crop(crop.image, config, self.read_px) for crop in crops]
+        self.labels = torch.tensor([crop.label for crop in crops])
+        self.middle = [n // 2 for n in self.read_px]
 
     def __len__(self) -> int:
         return self.config.epochs * self.config.data.samples_per_epoch
 
     def __getitem__(self, index: int) -> Batch:
         """Image (C, *crop) float32, and its class."""
-        random = np.random.default_rng((self.config.seed, index))
-        chosen = draw(self.cumulative, random)
-        image = self.scaled[chosen]
-        changed, _ = self.augmentation(image, [], [n // 2 for n in image.shape[1:]], random)
-        return changed, torch.tensor(self.crops[chosen].label)
+        chance = Chance(self.config.seed, index)
+        chosen = draw(self.cumulative, chance)
+        changed, _ = self.augmentation(self.scaled[chosen], [], self.middle, chance)
+        return changed, self.labels[chosen]
 
 
 def list_crops(config: TrainConfig) -> list[Crop]:
