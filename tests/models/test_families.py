@@ -48,7 +48,7 @@ FAMILIES: dict[str, tuple[ModelConfig, Task]] = {
     "hourglass-norm": (HourglassConfig(widths=(6, 8), norm=True), "semantic"),
     "hourglass-3d": (HourglassConfig(dims=3, channels_in=1, widths=(6, 8), kernel=3, norm=True), "semantic"),
     "vgg": (VGGConfig(channels_in=1, widths=(6, 8), convolutions=(1, 2), hidden=(8,), dropout=0.0), "classification"),
-    "resnet": (ResNetConfig(channels_in=1, classes=4, width=4, stem_stride=2), "classification"),
+    "resnet": (ResNetConfig(channels_in=1, classes=4, width=8, stem_stride=2), "classification"),
 }
 
 

@@ -112,7 +112,7 @@ def write_crops(path: Path, count: int = 24) -> Path:
 
 @pytest.mark.parametrize("preset", ["livedead-resnet", "livedead-vgg"])
 def test_classes_of_crops(tmp_path: Path, preset: str) -> None:
-    small = ("data.crop_px=[20, 20]", "model.width=4") if preset.endswith("net") else (
+    small = ("data.crop_px=[20, 20]", "model.width=8") if preset.endswith("net") else (
         "data.crop_px=[20, 20]", "model.widths=[4, 6]", "model.convolutions=[1, 1]", "model.hidden=[6]"
     )  # fmt: skip
     config, row = run(preset, write_crops(tmp_path / "crops.npz"), tmp_path / "run", *small, "data.label=dead")

@@ -41,7 +41,7 @@ SHORT = (
 )
 SMALL = ("data.crop_px=[16, 16]", "model.widths=[4, 6]", "tile=[64, 64]")
 SMALL_VOLUMES = ("data.crop_px=[8, 16, 16]", "model.widths=[4, 6]", "tile=[16, 32, 32]")
-SMALL_RESNET = ("data.crop_px=[16, 16]", "model.width=4")
+SMALL_RESNET = ("data.crop_px=[16, 16]", "model.width=8")
 SMALL_VGG = ("data.crop_px=[16, 16]", "model.widths=[4, 6]", "model.convolutions=[1, 1]", "model.hidden=[6]")
 
 
