@@ -9,7 +9,7 @@ from cellengine.models.detection import MaskRCNN, MaskRCNNConfig
 TINY = MaskRCNNConfig(
     channels_in=1,
     depth=18,
-    width=8,
+    width=4,
     stem_stride=2,
     pyramid=8,
     pyramid_norm=True,
