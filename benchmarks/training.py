@@ -1,6 +1,6 @@
 """How close does the training loop come to the bare network, and how much memory does each preset take?
 
-Each preset in a process of its own: an epoch of the loop on synthetic pictures, with loader, augmentation, averaged
+Each preset in a process of its own: steps of the loop on synthetic pictures, with samples, augmentation, averaged
 weights and all, against forward, backward and step of the same network on one batch of the same shape.
 
 Presets for GPUs are left out. python benchmarks/training.py [--seconds 8] [--runs 3] [PRESET ...]
@@ -9,12 +9,12 @@ Presets for GPUs are left out. python benchmarks/training.py [--seconds 8] [--ru
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,11 +22,13 @@ import numpy as np
 import tifffile
 import torch
 
-from _timing import seconds, write_result
+from _timing import paired, ratio, write_result
 from cellengine.train.config import TrainConfig, load_config, presets
-from cellengine.train.loop import train
+from cellengine.train.feed import feed
+from cellengine.train.loop import Losses, _train_step
 from cellengine.train.optimizer import begin_phase, build_optimizer
 from cellengine.train.place import Place, keep_freed_memory
+from cellengine.train.recipe import Recipe
 from cellengine.train.recipes import RECIPES
 from cellengine.train.state import new_state
 
@@ -69,41 +71,42 @@ def write_data(folder: Path, config: TrainConfig) -> dict[str, str]:
 
 
 def measure(preset: str, seconds_each: float) -> dict[str, float | str]:
-    """Samples a second of the loop and of the bare network, and the most memory that a step of the loop held.
+    """Samples a second of the loop and of the bare network, and the most memory that the process held.
 
-    The loop's figure is that of the second of three epochs: workers are at it before and after.
+    Steps of both in turn, so that a machine that drifts drifts for both; samples are made when a step asks for them, as
+    they are on CPUs.
     """
     keep_freed_memory()  # as the command does
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        plain = load_config(preset)
-        data = {**write_data(folder, plain), "heads_only_epochs": 0}
-        config = load_config(preset, [f"{key}={value}" for key, value in data.items()])
-        steps = round(min(300, max(LEAST_STEPS, seconds_each / bare_seconds(config, 4))))
-        epochs = {"epochs": 3, "validate_every": 3, "preview_every": 3, "data.samples_per_epoch": steps * plain.batch}
-        config = load_config(preset, [f"{key}={value}" for key, value in {**data, **epochs}.items()])
-        before = bare_seconds(config, steps)
-        train(config, folder / "run", device="cpu")
-        with (folder / "run" / "metrics.csv").open() as file:
-            row = list(csv.DictReader(file))[1]
-        # the machine may have become slower or faster in between
-        bare = (before + bare_seconds(config, steps)) / 2
-    model = new_state(config, PLACE).model
+        data = write_data(folder, load_config(preset))
+        config = load_config(preset, [f"{key}={value}" for key, value in {**data, "data.workers": 0}.items()])
+        config = replace(config, precision=PLACE.best_precision()) if config.precision == "auto" else config
+        recipe = RECIPES[config.task](config)
+        state, batches = new_state(config, PLACE), feed(recipe.samples, 0, config, PLACE)
+        begin_phase(state.model, norm_rests=config.norm_rests)
+        losses, bare = Losses(state.model, recipe), bare_step(config, recipe)
+
+        def step() -> None:
+            _train_step(state, losses, [next(batches) for _ in range(config.accumulate)], config, PLACE)
+
+        first = paired({"loop": step, "bare": bare}, 1, 3)
+        count = round(min(200, max(LEAST_STEPS, seconds_each / first["bare"]["median_s"])))
+        times = paired({"loop": step, "bare": bare}, count, 0)
+        batches.close()
     return {
-        "precision": PLACE.best_precision() if config.precision == "auto" else config.precision,
-        "steps": steps,
-        "loop_samples_per_s": steps * config.batch / float(row["seconds"]),
-        "bare_samples_per_s": config.batch / bare,
-        "share": bare * steps / float(row["seconds"]),
-        "ram_peak_mb": float(row["ram_peak_mb"]),
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "precision": config.precision,
+        "steps": count,
+        "loop_samples_per_s": config.batch / times["loop"]["median_s"],
+        "bare_samples_per_s": config.batch / times["bare"]["median_s"],
+        "share": ratio(times, "bare", "loop"),
+        "ram_peak_mb": PLACE.memory_mb()["ram_peak_mb"],
+        "parameters": sum(p.numel() for p in state.model.parameters()),
     }
 
 
-def bare_seconds(config: TrainConfig, steps: int) -> float:
-    """Time of forward, backward and step on one batch of tensors at hand, a step."""
-    config = replace(config, precision=PLACE.best_precision()) if config.precision == "auto" else config
-    recipe = RECIPES[config.task](config)
+def bare_step(config: TrainConfig, recipe: Recipe) -> Callable[[], None]:
+    """Forward, backward and step on one batch of tensors at hand."""
     model = new_state(config, PLACE).model
     begin_phase(model, norm_rests=config.norm_rests)
     optimizer = build_optimizer(model, config.optimizer)
@@ -117,8 +120,7 @@ def bare_seconds(config: TrainConfig, steps: int) -> float:
         torch.stack(list(terms.values())).sum().backward()
         optimizer.step()
 
-    step()
-    return seconds(lambda: [step() for _ in range(steps)]) / steps
+    return step
 
 
 def main() -> None:
