@@ -28,17 +28,8 @@ from tests.train.prepare.test_cellspotting import write_study
 from tests.train.prepare.test_crops import BOXES, write_frames, write_table
 from tests.train.prepare.test_volumes import make_volume, write_hdf5
 from tests.train.prepare.test_wbc import write_pair
+from tests.train.test_recipes import SHORT
 
-SHORT = (
-    "epochs=1",
-    "batch=2",
-    "validate_every=1",
-    "preview_every=1",
-    "precision=fp32",
-    "data.workers=0",
-    "data.samples_per_epoch=2",
-    "optimizer.warmup_steps=0",
-)
 SMALL = ("data.crop_px=[16, 16]", "model.widths=[4, 6]", "tile=[64, 64]")
 SMALL_VOLUMES = ("data.crop_px=[8, 16, 16]", "model.widths=[4, 6]", "tile=[16, 32, 32]")
 SMALL_RESNET = ("data.crop_px=[16, 16]", "model.width=8")
