@@ -94,6 +94,7 @@ def class_ids(mask: Array, values: Sequence[int], ignore: int | None, where: str
     if stray.any():
         raise InputError(
             f"{where}: {int(stray.sum())} px of values such as {int(mask[stray][0])}; expected "
-            f"{', '.join(map(str, values))}: mend the mask, or name the value with data.ignore_value."
+            f"{', '.join(map(str, values))}: name the values of the classes with data.mask_values, "
+            "or what is unknown with data.ignore_value."
         )
     return ids, unknown
