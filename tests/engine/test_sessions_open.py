@@ -29,6 +29,7 @@ CPU_BACKENDS = ("onnxruntime", "openvino")
 needs_bf16 = pytest.mark.skipif(
     "bf16" not in BACKENDS["openvino"]().precisions("cpu"), reason="this processor has no bf16 instructions"
 )
+needs_int8 = pytest.mark.skipif(not hardware.exact_int8(), reason="this processor has no VNNI instructions")
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +78,7 @@ def test_unknown_names(tiny: Path, options: dict[str, str], message: str) -> Non
             "computes in fp32, int8 on cpu, not in fp16",
         ),
         ({"backend": "openvino", "device": "cuda:0"}, "runs on the cpu only"),
-        ({"precision": "int8"}, r"tiny\.int8\.onnx is not beside the model.*export --precision int8"),
+        pytest.param({"precision": "int8"}, r"tiny\.int8\.onnx is not beside the model.*export --precision int8", marks=needs_int8),
     ],
 )
 def test_what_is_not_available_is_refused(tiny: Path, options: dict[str, str], message: str) -> None:
@@ -120,6 +121,7 @@ def test_a_backend_opens_nothing_it_cannot_do(tiny: Path) -> None:
         BACKENDS["openvino"]().open(read_model_file(tiny), "cpu", "fp16", None)
 
 
+@needs_int8
 def test_a_form_is_found_beside_its_parent(tmp_path: Path, write_tiny_model: Write, small_spec: Any) -> None:
     parent = read_model_file(write_tiny_model(tmp_path / "tiny.onnx"))
     entries = {"cellengine.form": "int8", "cellengine.parent": parent.sha256}
@@ -144,6 +146,7 @@ def test_a_form_is_found_beside_its_parent(tmp_path: Path, write_tiny_model: Wri
             open_session(parent.path, precision="int8")
 
 
+@needs_int8
 def test_a_form_that_ran_elsewhere_is_unlocked_by_its_golden_test(
     tmp_path: Path, small_model: Any, small_spec: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,9 +160,6 @@ def test_a_form_that_ran_elsewhere_is_unlocked_by_its_golden_test(
     onnx.helper.set_model_props(proto, entries)
     onnx.save(proto, tmp_path / "small.int8.onnx")
     form = read_model_file(tmp_path / "small.int8.onnx")
-    if BACKENDS["openvino"]().why_not("cpu", "int8"):
-        pytest.skip("this processor has no VNNI instructions")
-
     with pytest.raises(DeviceError, match=r"int8 of small was not yet run on openvino and cpu: .* `cellengine doctor"):
         open_session(parent, backend="openvino", precision="int8")
     with pytest.raises(SystemExit) as stop:
