@@ -30,9 +30,10 @@ from monai.transforms import (
 
 from _timing import paired, ratio, write_result
 from cellengine.io.crops import window
-from cellengine.train.augment import Augmentation, margin_px
+from cellengine.train.augment import Augmentation
 from cellengine.train.augmentations import AUGMENTATIONS
 from cellengine.train.chance import Chance
+from cellengine.train.moves import margin_px
 from cellengine.train.settings import AugmentConfig
 
 Array = np.ndarray[Any, Any]

@@ -24,7 +24,7 @@ import torch
 
 from _timing import paired, ratio, write_result
 from cellengine.train.config import TrainConfig, load_config, presets
-from cellengine.train.feed import feed
+from cellengine.train.feed import STEPS_AHEAD, feed
 from cellengine.train.loop import Losses, _train_step
 from cellengine.train.optimizer import begin_phase, build_optimizer
 from cellengine.train.place import Place, keep_freed_memory
@@ -50,7 +50,7 @@ def draw(shape: tuple[int, ...], cells: int, random: np.random.Generator) -> tup
     return image.clip(0, 255).astype(np.uint8), labels
 
 
-def write_data(folder: Path, config: TrainConfig) -> dict[str, str]:
+def write_data(folder: Path, config: TrainConfig) -> dict[str, str | int]:
     """Synthetic data that the preset can read, and the settings that name it."""
     random = np.random.default_rng(0)
     if config.task == "classification":
@@ -80,7 +80,8 @@ def measure(preset: str, seconds_each: float) -> dict[str, float | str]:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         data = write_data(folder, load_config(preset))
-        config = load_config(preset, [f"{key}={value}" for key, value in {**data, "data.workers": 0}.items()])
+        data |= {"data.workers": 0, "epochs": 1000}  # short presets are over before they are measured
+        config = load_config(preset, [f"{key}={value}" for key, value in data.items()])
         config = replace(config, precision=PLACE.best_precision()) if config.precision == "auto" else config
         recipe = RECIPES[config.task](config)
         state, batches = new_state(config, PLACE), feed(recipe.samples, 0, config, PLACE)
@@ -90,19 +91,26 @@ def measure(preset: str, seconds_each: float) -> dict[str, float | str]:
         def step() -> None:
             _train_step(state, losses, [next(batches) for _ in range(config.accumulate)], config, PLACE)
 
-        first = paired({"loop": step, "bare": bare}, 1, 3)
-        count = round(min(200, max(LEAST_STEPS, seconds_each / first["bare"]["median_s"])))
-        times = paired({"loop": step, "bare": bare}, count, 0)
+        first = paired({"loop": step, "bare": bare}, 1, 3)["bare"]["median_s"]
+        # samples that are made for several steps at a time count in full
+        several = STEPS_AHEAD if first < SLOW_STEP_S / STEPS_AHEAD else 1
+        count = round(min(200, max(LEAST_STEPS, seconds_each / first / several)))
+        times = paired({"loop": lambda: repeat(step, several), "bare": lambda: repeat(bare, several)}, count, several)
         batches.close()
     return {
         "precision": config.precision,
-        "steps": count,
-        "loop_samples_per_s": config.batch / times["loop"]["median_s"],
-        "bare_samples_per_s": config.batch / times["bare"]["median_s"],
+        "steps": count * several,
+        "loop_samples_per_s": several * config.batch / times["loop"]["median_s"],
+        "bare_samples_per_s": several * config.batch / times["bare"]["median_s"],
         "share": ratio(times, "bare", "loop"),
         "ram_peak_mb": PLACE.memory_mb()["ram_peak_mb"],
         "parameters": sum(p.numel() for p in state.model.parameters()),
     }
+
+
+def repeat(step: Callable[[], None], times: int) -> None:
+    for _ in range(times):
+        step()
 
 
 def bare_step(config: TrainConfig, recipe: Recipe) -> Callable[[], None]:

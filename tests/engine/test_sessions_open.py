@@ -78,7 +78,11 @@ def test_unknown_names(tiny: Path, options: dict[str, str], message: str) -> Non
             "computes in fp32, int8 on cpu, not in fp16",
         ),
         ({"backend": "openvino", "device": "cuda:0"}, "runs on the cpu only"),
-        pytest.param({"precision": "int8"}, r"tiny\.int8\.onnx is not beside the model.*export --precision int8", marks=needs_int8),
+        pytest.param(
+            {"precision": "int8"},
+            r"tiny\.int8\.onnx is not beside the model.*export --precision int8",
+            marks=needs_int8,
+        ),
     ],
 )
 def test_what_is_not_available_is_refused(tiny: Path, options: dict[str, str], message: str) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from cellengine.ops.warp import pick, warp
+from cellengine.ops.warp import pick, warp, warp_each
 
 SHAPES = (((13, 9), (8, 6)), ((5, 12, 9), (4, 6, 7)), ((1, 7), (3, 5)), ((1, 6, 1), (2, 4, 3)))
 
@@ -85,3 +85,31 @@ def test_a_memory_map_and_a_view_are_read(tmp_path: Path) -> None:
         found.append(out)
     np.testing.assert_array_equal(found[0], found[1])
     np.testing.assert_array_equal(found[0], found[2])
+
+
+@settings(max_examples=30, deadline=None)
+@given(size=st.integers(10, 40), spread=st.floats(0.1, 1.2), seed=st.integers(0, 2**31))
+def test_rows_within_the_picture_and_those_that_leave_it(size, spread, seed):  # type: ignore[no-untyped-def]
+    """Large crops, whose rows lie within the picture mostly, partly or not at all, in two and three dimensions."""
+    random = np.random.default_rng(seed)
+    for dims in (2, 3):
+        source = random.normal(0, 1, (2, *(size,) * dims)).astype(np.float32)
+        shape = (3,) * (dims - 2) + (9, 17)
+        matrix = random.normal(0, 1, (dims, dims)) * spread
+        offset = size / 2 - matrix @ (np.array(shape) / 2)
+        out = np.full((2, *shape), np.nan, np.float32)
+        warp(source, matrix, offset, out)
+        np.testing.assert_allclose(out, reference(source, matrix, offset, shape, None, 1), atol=1e-4)
+
+
+def test_many_small_pictures_are_those_of_a_call_each() -> None:
+    random = np.random.default_rng(0)
+    sources = random.normal(0, 1, (4, 2, 9, 11)).astype(np.float16)
+    chosen = np.array([2, 0, 3, 3, 1])
+    matrices, offsets = random.normal(0, 1, (5, 2, 2)), random.uniform(0, 9, (5, 2))
+    out = np.full((5, 2, 6, 7), np.nan, np.float32)
+    warp_each(sources, chosen, matrices, offsets, out)
+    for i, which in enumerate(chosen):
+        alone = np.empty((2, 6, 7), np.float32)
+        warp(sources[which], matrices[i], offsets[i], alone)
+        np.testing.assert_array_equal(out[i], alone)

@@ -10,10 +10,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from cellengine.train.augment import Augmentation, margin_px
+from cellengine.train.augment import Augmentation
 from cellengine.train.augmentations import AUGMENTATIONS, NONE
-from cellengine.train.chance import Chance
+from cellengine.train.chance import BLOCK, Chance
 from cellengine.train.light import add_noise, bend, blur, changes_of_light, glare, multiply, recolour, stain
+from cellengine.train.moves import margin_px
 from cellengine.train.settings import AugmentConfig
 
 Array = np.ndarray[Any, Any]
@@ -123,6 +124,17 @@ def test_mirrored_and_turned_crops_hold_the_same_voxels(crop_px: tuple[int, ...]
     assert found == expected
 
 
+@pytest.mark.parametrize("name", ["livedead", "crops", "falk"])
+def test_many_crops_at_once_are_those_of_a_call_each(name: str) -> None:
+    images = np.random.default_rng(0).normal(0, 1, (5, 2, 24, 20)).astype(np.float16)
+    augmentation = Augmentation(AUGMENTATIONS[name], (16, 12))
+    chosen, numbers = np.array([4, 0, 0, 3, 1, 2] * 3), range(BLOCK - 9, BLOCK + 9)
+    many = augmentation.of_crops(images, chosen, np.array([12, 10]), [Chance(1, n) for n in numbers])
+    for found, image, number in zip(many, chosen, numbers, strict=True):
+        alone, _ = augmentation(images[image], [], (12, 10), Chance(1, number))
+        torch.testing.assert_close(found, alone, atol=1e-6, rtol=1e-6)
+
+
 def test_a_crop_at_the_corner_goes_on_mirrored() -> None:
     image = np.arange(20, dtype=np.float16).reshape(1, 4, 5)
     found, _ = Augmentation(NONE, (6, 6))(image, [], (0, 0), Chance(0, 0))
@@ -135,8 +147,9 @@ def test_zoom_makes_objects_larger_and_smaller_by_its_range() -> None:
     areas = []
     for zoom in ((2.0, 2.0), (0.5, 0.5)):
         config = AugmentConfig(**{**_nothing(), "affine_probability": 1.0, "rotate_deg": 180.0, "zoom": zoom})
-        found, _ = Augmentation(config, (64, 64))(image, [], (48, 48), Chance(0, 0))
-        areas.append(float(found.sum()))
+        augmentation = Augmentation(config, (64, 64))
+        found = [augmentation(image, [], (48, 48), Chance(0, number))[0].sum() for number in range(16)]
+        areas.append(float(np.mean(found)))
     assert areas == pytest.approx([1600, 100], rel=0.05)
 
 

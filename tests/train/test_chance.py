@@ -17,7 +17,9 @@ def test_the_same_sample_draws_the_same_in_any_order() -> None:
     assert all(numbers(1, n) == first[n] for n in reversed(first))
     assert len({tuple(v) for v in first.values()}) == len(first)
     assert numbers(2, 0) != first[0]
-    assert Chance(1, 3).generator.random() == Chance(1, 3).generator.random()
+    for draw in (lambda chance: chance.normal((2, 30)).tolist(), lambda chance: chance.permutation(30)):
+        assert draw(Chance(1, 3)) == draw(Chance(1, 3)) != draw(Chance(1, 4))
+        assert draw(Chance(1, 3)) != draw(Chance(2, 3))
 
 
 def test_numbers_are_spread_evenly_and_go_on_beyond_the_table() -> None:

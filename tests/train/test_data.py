@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 from cellengine.errors import InputError, UsageError
 from cellengine.io.annotated import list_annotated
 from cellengine.train.config import TrainConfig, load_config
-from cellengine.train.data import Samples, read_pictures
+from cellengine.train.data import PictureSamples, read_pictures
 from cellengine.train.prepared import PIXELS, some_pixels
 from tests.synthetic import write_annotated
 
@@ -26,7 +26,7 @@ def tiny_config(folder: Path, *more: str) -> TrainConfig:
 def test_a_sample_depends_on_its_number_alone(tmp_path: Path) -> None:
     config = tiny_config(write_annotated(tmp_path, 4))
     pictures = read_pictures(config).train
-    first, second = Samples(pictures, config), Samples(pictures, config)
+    first, second = PictureSamples(pictures, config), PictureSamples(pictures, config)
     order = [5, 0, 3]
     for i in order:
         for a, b in zip(first[i], second[i], strict=True):
@@ -38,7 +38,7 @@ def test_a_sample_depends_on_its_number_alone(tmp_path: Path) -> None:
 
 def test_image_and_targets_change_together(tmp_path: Path) -> None:
     config = tiny_config(write_annotated(tmp_path, 4), "augment.blur_probability=0", "augment.noise_probability=0")
-    samples = Samples(read_pictures(config).train, config)
+    samples = PictureSamples(read_pictures(config).train, config)
     for i in range(8):
         image, (foreground, _, _) = samples[i]
         inside = image[0][foreground > 0.9]

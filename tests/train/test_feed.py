@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from torch.utils.data import Dataset
-
 from cellengine.train.config import TrainConfig, load_config
 from cellengine.train.feed import feed
 from cellengine.train.place import Place
-from cellengine.train.recipe import Batch
+from cellengine.train.recipe import Batch, Samples
 
 
-class Numbers(Dataset[Batch]):
+class Numbers(Samples):
     """Sample i is the number i."""
 
     def __getitem__(self, index: int) -> Batch:
         return (torch.tensor(index),)
+
+
+class Slow(Numbers):
+    """Worth a thread each."""
+
+    def __getitem__(self, index: int) -> Batch:
+        time.sleep(0.003)
+        return super().__getitem__(index)
 
 
 def config(**changes: object) -> TrainConfig:
@@ -28,12 +35,12 @@ def config(**changes: object) -> TrainConfig:
     return replace(load_config("nuclei-unet"), epochs=3, data=data, **changes)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(("workers", "samples"), [(0, Numbers()), (0, Slow()), (1, Numbers())])
 @pytest.mark.parametrize("first_step", [0, 1, 5])
-def test_batches_go_through_the_epochs(workers: int, first_step: int) -> None:
+def test_batches_go_through_the_epochs(workers: int, samples: Samples, first_step: int) -> None:
     settings = config(batch=4)
     settings = replace(settings, data=replace(settings.data, workers=workers))
-    found = [part[0].tolist() for part in feed(Numbers(), first_step, settings, Place(torch.device("cpu")))]
+    found = [part[0].tolist() for part in feed(samples, first_step, settings, Place(torch.device("cpu")))]
     # 14 samples make three whole batches an epoch; the last two are left out
     expected = [[14 * e + 4 * s + i for i in range(4)] for e in range(3) for s in range(3)]
     assert found == expected[first_step:]

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 from torch import nn
 
 from cellengine.train.config import TrainConfig, load_config
-from cellengine.train.optimizer import AVERAGE_EVERY, clip_gradient, rate_of_step, update_average
+from cellengine.train.optimizer import AVERAGE_EVERY, Followed, clip_gradient, rate_of_step
 
 
 def config(schedule: str, warmup_steps: int = 0) -> TrainConfig:
@@ -47,7 +47,7 @@ def test_the_average_moves_by_its_decay_and_counters_are_copied() -> None:
     model, average = (nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)) for _ in range(2))
     model.train()(torch.randn(5, 3))
     before = {name: value.clone() for name, value in average.state_dict().items()}
-    update_average(average, model, step=1000, decay=0.9)
+    Followed.of(model, average).move_average(step=1000, decay=0.9)
     for name, value in model.state_dict().items():
         found = average.state_dict()[name]
         if value.is_floating_point():
@@ -64,13 +64,13 @@ def test_the_average_forgets_the_start_faster(step: int, decay: float, expected:
     with torch.no_grad():
         model.weight.fill_(0.0)
         average.weight.fill_(1.0)
-    update_average(average, model, step, decay)
+    Followed.of(model, average).move_average(step, decay)
     assert float(average.weight) == pytest.approx(expected**AVERAGE_EVERY, rel=1e-3)
 
 
 def test_without_decay_the_average_is_the_model() -> None:
     model, average = nn.Linear(2, 2), nn.Linear(2, 2)
-    update_average(average, model, 5, 0.0)
+    Followed.of(model, average).move_average(5, 0.0)
     torch.testing.assert_close(average.weight, model.weight)
 
 
@@ -79,5 +79,5 @@ def test_a_long_gradient_is_shortened_and_a_short_one_is_not() -> None:
     for length, expected in ((10.0, 1.0), (0.5, 0.5)):
         model.weight.grad = torch.tensor([[length, 0.0]])
         model.bias.grad = torch.zeros(1)
-        clip_gradient(model, 1.0)
+        clip_gradient(list(model.parameters()), 1.0)
         assert float(model.weight.grad.norm()) == pytest.approx(expected, rel=1e-4)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 from cellengine.errors import CellengineError, InputError, UsageError
 from cellengine.geometry import Region
 from cellengine.io.axes import Array
-from cellengine.io.lists import ListedPair, Reference, read_pairs
+from cellengine.io.lists import ListedPair, Reference, Where, read_pairs
 from cellengine.io.opening import open_source
 from cellengine.io.source import ImageSource
 from cellengine.io.splits import draw_split, tell_apart
@@ -60,7 +60,7 @@ def list_annotated(
     kind_column: str | None = None,
     validation_share: float = 0.15,
     seed: int = 1,
-    where: Mapping[str, str] | None = None,
+    where: Where | None = None,
     axes: str | None = None,
 ) -> list[Item]:
     """Every annotated picture with its split.

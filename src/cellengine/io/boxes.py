@@ -12,7 +12,7 @@ from cellengine.errors import InputError
 from cellengine.geometry import Region
 from cellengine.io.annotated import Item, Picture
 from cellengine.io.axes import Array
-from cellengine.io.lists import first_column, read_rows
+from cellengine.io.lists import Where, first_column, read_rows
 from cellengine.io.opening import open_source
 from cellengine.io.splits import check_copies, check_splits, draw_split, join_copies, tell_apart
 
@@ -57,7 +57,7 @@ def list_boxed(
     path: Path,
     *,
     label_column: str = "label",
-    where: Mapping[str, str] | None = None,
+    where: Where | None = None,
     validation_share: float = 0.15,
     seed: int = 1,
 ) -> list[Boxed]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from cellengine.errors import InputError, UsageError
 from cellengine.geometry import Region
 from cellengine.io.axes import Array
 from cellengine.io.boxes import Boxed, is_box_list, list_boxed
-from cellengine.io.lists import first_column, read_rows
+from cellengine.io.lists import Where, first_column, read_rows
 from cellengine.io.opening import open_source, reader_of
 from cellengine.io.splits import check_copies, check_splits, draw_split, join_copies
 
@@ -54,7 +54,7 @@ def read_crops(
     size_px: tuple[int, int],
     *,
     label: str = "label",
-    where: Mapping[str, str] | None = None,
+    where: Where | None = None,
     validation_share: float = 0.15,
     seed: int = 1,
 ) -> list[Crop]:
@@ -142,7 +142,7 @@ def _of_arrays(path: Path, classes: Sequence[str], label: str) -> list[_Found]:
     ]
 
 
-def _of_list(path: Path, label: str, where: Mapping[str, str] | None) -> list[_Found]:
+def _of_list(path: Path, label: str, where: Where | None) -> list[_Found]:
     rows = read_rows(path, where or {}, label)
     column = first_column(path, rows[0], ("image", "file"), "the crops")
     missing = [row[column] for row in rows if not (path.parent / row[column]).is_file()]

@@ -12,6 +12,8 @@ from cellengine.errors import InputError, UsageError
 
 IMAGE_COLUMNS = ("image", "file")
 LABEL_COLUMNS = ("label", "mask")
+Where = Mapping[str, str | Sequence[str]]
+"""rows that are meant: by column the value, or several of which a row has one"""
 _DATASET = re.compile(r"(?P<file>.*\.\w+):/(?P<dataset>.+)")
 
 
@@ -39,11 +41,11 @@ class ListedPair:
     """every cell of the row by its column"""
 
 
-def read_pairs(path: Path, where: Mapping[str, str] | None = None, by: str | None = None) -> list[ListedPair]:
+def read_pairs(path: Path, where: Where | None = None, by: str | None = None) -> list[ListedPair]:
     """The pictures and annotations that a CSV list names, in columns `image` or `file` and `label` or `mask`.
 
-    Paths are relative to the list; `file.h5:/name` is the image `name` in a file of several. `where` keeps rows, value
-    by column; `by` is a column that must be there. Files are not looked for.
+    Paths are relative to the list; `file.h5:/name` is the image `name` in a file of several. `where` keeps rows, by
+    column; `by` is a column that must be there. Files are not looked for.
 
     Raises InputError for a list that cannot be used, UsageError for a column or value that it lacks.
     """
@@ -65,7 +67,7 @@ def reference(folder: Path, cell: str) -> Reference | None:
     return Reference(folder / found["file"], found["dataset"]) if found else Reference(folder / cell)
 
 
-def read_rows(path: Path, where: Mapping[str, str], by: str | None = None) -> list[dict[str, str]]:
+def read_rows(path: Path, where: Where, by: str | None = None) -> list[dict[str, str]]:
     """The rows of a CSV list that `where` keeps, at least one, as text by column; cells that a row lacks are empty.
 
     Raises InputError for a list that cannot be read or is empty, UsageError for a column or value that it lacks.
@@ -82,11 +84,12 @@ def read_rows(path: Path, where: Mapping[str, str], by: str | None = None) -> li
             raise UsageError(f"{path} has no column {column}; its columns are {', '.join(columns)}.")
     if not rows:
         raise InputError(f"{path}: the list has no rows.")
-    kept = [row for row in rows if all(row[column] == value for column, value in where.items())]
+    wanted = {column: (value,) if isinstance(value, str) else tuple(value) for column, value in where.items()}
+    kept = [row for row in rows if all(row[column] in values for column, values in wanted.items())]
     if not kept:
-        wanted = ", ".join(f"{column}={value}" for column, value in where.items())
+        asked = ", ".join(f"{column}={' or '.join(values)}" for column, values in wanted.items())
         known = "; ".join(f"{column}: {some(sorted({row[column] for row in rows}))}" for column in where)
-        raise UsageError(f"No row of {path} has {wanted}; found {known}.")
+        raise UsageError(f"No row of {path} has {asked}; found {known}.")
     return kept
 
 

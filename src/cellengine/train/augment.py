@@ -7,21 +7,19 @@ change, after a copy that is large enough for all of them; here all turns, shear
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import ceil, cos, radians, sin
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from cellengine.ops.warp import pick, warp
-from cellengine.train.chance import Chance
+from cellengine.ops.warp import pick, warp, warp_each
+from cellengine.train.chance import BLOCK, Chance
 from cellengine.train.light import changes_of_light
+from cellengine.train.moves import Moves, draw_moves
 from cellengine.train.settings import AugmentConfig
 
 Array = np.ndarray[Any, Any]
-Turns = tuple[Array, ...]
-"""maps of voxels onto voxels, (D, D): axes mirrored or exchanged; one of them is drawn"""
 
 
 class Augmentation:
@@ -30,105 +28,74 @@ class Augmentation:
     def __init__(self, config: AugmentConfig, crop_px: Sequence[int], *, nearest: bool = False) -> None:
         """With `nearest` targets keep their values (class ids); else they are interpolated."""
         self.config, self.crop_px, self.nearest = config, tuple(crop_px), nearest
-        self.turns = turns_of(config, self.crop_px)
         self.light = changes_of_light(config)
-        self.half = np.array([n // 2 for n in crop_px])
-        self.middle = np.array([(n - 1) / 2 for n in crop_px])
-        self.probabilities = [probability for probability, _ in (*self.turns, *self.light)]
+        self.held: tuple[tuple[int, int], Moves] | None = None
 
     def __call__(
-        self, image: Array, maps: Sequence[Array], centre: Sequence[int], chance: Chance
+        self, image: Array, maps: Sequence[Array], centre: Sequence[int] | Array, chance: Chance
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The crop around voxel `centre` of `image` (C, *spatial) and of the target `maps` (*spatial).
 
         Returns both float32, (C, *crop) and (T, *crop). Beyond the border pictures go on mirrored. The first map has to
         be the foreground.
         """
-        chosen = self._choose(chance)
-        matrix, shift = self._draw_map(chosen, chance)
-        shifts = self._draw_deformation(chance)
-        # of a crop of even size, the middle lies between two voxels
-        offset = self.middle - self.half + centre + shift - matrix @ self.middle
+        moves, number = self._moves_of(chance), chance.number % BLOCK
+        matrix, offset = moves.matrix[number], moves.offset[number] + centre
+        shifts = self._draw_deformation(chance) if self.config.elastic_px else None
+        between_voxels = moves.bends[number] or shifts is not None
         seen = np.empty((len(image), *self.crop_px), np.float32)
         targets = np.empty((len(maps), *self.crop_px), np.float32)
         pairs = [(image, seen, False), *((m[None], t[None], self.nearest) for m, t in zip(maps, targets, strict=True))]
-        onto_voxels = shifts is None and all(v.is_integer() for v in (*matrix.ravel().tolist(), *offset.tolist()))
         for values, out, nearest in pairs:
-            if onto_voxels:
-                pick(values, matrix, offset, out)
-            else:
+            if between_voxels:
                 warp(values, matrix, offset, out, shifts=shifts, nearest=nearest)
-        for happens, (_, change) in zip(chosen[len(self.turns) :], self.light, strict=True):
+            else:
+                pick(values, matrix, offset, out)
+        for happens, (_, change) in zip(moves.changes[number], self.light, strict=True):
             if happens:
                 seen = change(seen, targets, chance)
         return torch.from_numpy(np.ascontiguousarray(seen, np.float32)), torch.from_numpy(targets)
 
-    def _choose(self, chance: Chance) -> list[bool]:
-        """Which of the turns and changes happen to this sample."""
-        happens = [chance.random() < probability for probability in self.probabilities]
-        if self.config.at_most:
-            order = chance.generator.permutation(len(happens))[: chance.integer(0, self.config.at_most + 1)]
-            happens = [happened and number in order for number, happened in enumerate(happens)]
-        return happens
+    def of_crops(self, images: Array, chosen: Array, centre: Array, chances: Sequence[Chance]) -> torch.Tensor:
+        """The crops around `centre` of many pictures of one shape, float32 (n, C, *crop): the `chosen` of `images`.
 
-    def _draw_map(self, chosen: Sequence[bool], chance: Chance) -> tuple[Array, Array]:
-        """From voxels of the crop to those of the picture, both counted from their middle: matrix and shift."""
-        if chance.random() < self.config.affine_probability:
-            matrix, shift = draw_affine(self.config, self.crop_px, chance)
-        else:
-            matrix, shift = np.eye(len(self.crop_px)), np.zeros(len(self.crop_px))
-        for happens, (_, turns) in zip(chosen, self.turns, strict=False):
-            if happens:
-                matrix = matrix @ turns[chance.integer(0, len(turns))]
-        return matrix, shift
+        What a call for each would give, in a third of the time: of small crops most of it goes by between the loops.
+        """
+        if self.config.elastic_px:
+            return torch.stack([self(images[i], [], centre, c)[0] for i, c in zip(chosen, chances, strict=True)])
+        seen = np.empty((len(chances), images.shape[1], *self.crop_px), np.float32)
+        moves = [(self._moves_of(chance), chance.number % BLOCK) for chance in chances]
+        matrices = np.stack([block.matrix[number] for block, number in moves])
+        offsets = np.stack([block.offset[number] for block, number in moves]) + centre
+        warp_each(images, chosen, matrices, offsets, seen)
+        no_targets = np.empty((0, *self.crop_px), np.float32)
+        for crop, (block, number), chance in zip(seen, moves, chances, strict=True):
+            changed = crop
+            for happens, (_, change) in zip(block.changes[number], self.light, strict=True):
+                if happens:
+                    changed = change(changed, no_targets, chance)
+            if changed is not crop:
+                crop[:] = changed
+        return torch.from_numpy(seen)
+
+    def _moves_of(self, chance: Chance) -> Moves:
+        """What is drawn for the samples around this one; those of the samples before it are mostly at hand."""
+        wanted, held = (chance.seed, chance.number // BLOCK), self.held
+        if held is not None and held[0] == wanted:
+            return held[1]
+        light = [probability for probability, _ in self.light]
+        moves = draw_moves(self.config, self.crop_px, light, *wanted)
+        self.held = wanted, moves  # in one go: threads share it
+        return moves
 
     def _draw_deformation(self, chance: Chance) -> Array | None:
         """Smooth shifts (D, *crop) in px, drawn on a grid and interpolated in between (Simard et al. 2003)."""
         config = self.config
-        if not config.elastic_px or chance.random() >= config.elastic_probability:
+        if chance.random() >= config.elastic_probability:
             return None
         dims = len(self.crop_px)
         coarse = (1, dims, *(int(n / config.elastic_grain_px) + 2 for n in self.crop_px))
-        values = torch.from_numpy(chance.generator.standard_normal(coarse, np.float32) * np.float32(config.elastic_px))
+        values = torch.from_numpy(chance.normal(coarse)) * config.elastic_px
         linear = "bilinear" if dims == 2 else "trilinear"
         shifts: Array = functional.interpolate(values, self.crop_px, mode=linear, align_corners=True).numpy()[0]
         return shifts
-
-
-def turns_of(config: AugmentConfig, crop_px: Sequence[int]) -> list[tuple[float, Turns]]:
-    """Mirrored axes and quarter turns that `config` asks for, each with its probability."""
-    dims = len(crop_px)
-    mirrors = [np.diag([-1.0 if a == axis else 1.0 for a in range(dims)]) for axis in range(dims)]
-    if not config.flips:
-        return [(0.5, (mirrors[-1],))] if config.flip_last else []
-    turns: list[tuple[float, Turns]] = [(0.5, (matrix,)) for matrix in mirrors]
-    if crop_px[-1] == crop_px[-2] and config.quarter_turns:
-        turns.append((config.quarter_turns, tuple(quarter_turn(dims, times) for times in (1, 2, 3))))
-    return turns
-
-
-def quarter_turn(dims: int, times: int) -> Array:
-    """The map that turns the last two axes by 90 degrees, so many times."""
-    matrix = np.eye(dims)
-    matrix[-2:, -2:] = np.linalg.matrix_power(np.array([[0.0, -1.0], [1.0, 0.0]]), times)
-    return matrix
-
-
-def draw_affine(config: AugmentConfig, crop_px: Sequence[int], chance: Chance) -> tuple[Array, Array]:
-    """A turn of the last two axes, a shear, a zoom of each axis and a shift: matrix (D, D) and shift (D,) in px."""
-    dims = len(crop_px)
-    angle = radians(chance.uniform(-config.rotate_deg, config.rotate_deg))
-    bent = np.eye(dims)
-    bent[-2:, -2:] = (cos(angle), -sin(angle)), (sin(angle), cos(angle))
-    if config.shear:
-        shear = [chance.uniform(-config.shear, config.shear) for _ in range(dims * dims)]
-        bent = bent @ np.where(np.eye(dims) > 0, 1.0, np.array(shear).reshape(dims, dims))
-    zoom = [chance.uniform(1 / config.zoom[1], 1 / config.zoom[0]) for _ in crop_px]
-    shift = [n * chance.uniform(-config.shift, config.shift) for n in crop_px]
-    return bent * zoom, bent @ shift
-
-
-def margin_px(config: AugmentConfig, crop_px: Sequence[int]) -> tuple[int, ...]:
-    """Voxels around a crop that zooming out needs, on each side: for crops that are cut out before they are changed."""
-    shrink = max(0.0, 1 / config.zoom[0] - 1) if config.affine_probability > 0 else 0.0
-    return tuple(ceil(n / 2 * shrink) for n in crop_px)

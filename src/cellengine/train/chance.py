@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cached_property, lru_cache
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
+import torch
 
 BLOCK, NUMBERS = 256, 64
 """samples whose first numbers are drawn together, and how many those are"""
@@ -13,18 +16,19 @@ BLOCK, NUMBERS = 256, 64
 class Chance:
     """What is drawn for sample `number` of the stream `seed`.
 
-    A numpy generator of its own takes as long to make as a small crop to cut out, so single numbers come from a table
-    for many samples; the generator is there for arrays.
+    A numpy generator takes as long to make as a small crop to cut out, so single numbers come from a table for many
+    samples. Arrays are torch's, which is made and draws several times faster.
     """
 
     def __init__(self, seed: int, number: int) -> None:
         self.seed, self.number = seed, number
         self._left = iter(_table(seed, number // BLOCK)[number % BLOCK])
+        self._generator: torch.Generator | None = None
 
     def random(self) -> float:
         """A number from 0 to below 1."""
         drawn = next(self._left, None)
-        return float(self.generator.random()) if drawn is None else drawn
+        return float(torch.rand((), dtype=torch.float64, generator=self._arrays())) if drawn is None else drawn
 
     def uniform(self, low: float, high: float) -> float:
         """A number between `low` and `high`."""
@@ -34,10 +38,21 @@ class Chance:
         """A whole number from `low` to below `high`."""
         return low + int((high - low) * self.random())
 
-    @cached_property
-    def generator(self) -> np.random.Generator:
-        """For arrays and permutations; another stream than the single numbers."""
-        return np.random.default_rng((self.seed, self.number))
+    def normal(self, shape: Sequence[int]) -> np.ndarray[Any, Any]:
+        """Numbers of mean 0 and standard deviation 1, float32."""
+        drawn: np.ndarray[Any, Any] = torch.randn(tuple(shape), generator=self._arrays()).numpy()
+        return drawn
+
+    def permutation(self, count: int) -> list[int]:
+        """0 ... `count` - 1 in another order."""
+        order: list[int] = torch.randperm(count, generator=self._arrays()).tolist()
+        return order
+
+    def _arrays(self) -> torch.Generator:
+        if self._generator is None:
+            # torch's generator takes 32 bits
+            self._generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.number) % 2**32)
+        return self._generator
 
 
 @lru_cache(maxsize=8)

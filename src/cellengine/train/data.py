@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch.utils.data import Dataset
 
 from cellengine.errors import InputError, UsageError
 from cellengine.io.annotated import Item, Picture, list_annotated, open_image, read_annotated
@@ -21,7 +20,7 @@ from cellengine.train.augmentations import NONE
 from cellengine.train.chance import Chance
 from cellengine.train.config import TrainConfig
 from cellengine.train.prepared import Prepared, PreparedFolder, prepare_picture
-from cellengine.train.recipe import Batch
+from cellengine.train.recipe import Batch, Samples
 from cellengine.train.settings import DataConfig
 
 Array = np.ndarray[Any, Any]
@@ -117,7 +116,7 @@ def _groups_with_copies(items: Sequence[Item]) -> list[str]:
 def _check_voxels(items: Sequence[Item], config: TrainConfig) -> None:
     """Raise InputError for the first picture whose voxels are known to be of another size than the model's."""
     wanted = config.voxel_size_um
-    if wanted is None:
+    if wanted is None or config.data.any_voxel_size:
         return
     for item in items:
         with open_image(item) as source:
@@ -126,7 +125,8 @@ def _check_voxels(items: Sequence[Item], config: TrainConfig) -> None:
             sizes = " and ".join(" x ".join(f"{side:g}" for side in sides) for sides in (found, wanted))
             raise InputError(
                 f"{item.image}: its voxels and those of voxel_size_um are {sizes} um; "
-                "`cellengine prepare volumes --voxel-size` resamples pictures to one size."
+                "`cellengine prepare volumes --voxel-size` resamples pictures to one size, "
+                "data.any_voxel_size=true takes them as they are."
             )
 
 
@@ -164,7 +164,7 @@ def _prepare(listed: Listed, config: TrainConfig, kept: PreparedFolder | None) -
     return kept.find(item) or kept.keep(item, prepare_picture(read_picture(listed, config), config))
 
 
-class Samples(Dataset[Batch]):
+class PictureSamples(Samples):
     """Random, augmented crops. Sample `i` of epoch `e` is item `e * samples_per_epoch + i`, whoever asks for it."""
 
     def __init__(self, pictures: Sequence[Prepared], config: TrainConfig) -> None:

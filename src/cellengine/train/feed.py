@@ -8,18 +8,20 @@ from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, default_collate
 
 from cellengine.ops.threads import worker_count
 from cellengine.train.config import TrainConfig
 from cellengine.train.place import Place
-from cellengine.train.recipe import Batch
+from cellengine.train.recipe import Batch, Samples
 
-WORTH_THREADS_S = 0.002
+WORTH_THREADS_S = 0.001
 """a sample that takes longer; of shorter ones too much is Python, which one thread runs at a time"""
+STEPS_AHEAD = 8
+"""for which short samples are made in one go: after a step of the network, Python has to warm up again"""
 
 
-def feed(samples: Dataset[Batch], first_step: int, config: TrainConfig, place: Place) -> Generator[Batch, None, None]:
+def feed(samples: Samples, first_step: int, config: TrainConfig, place: Place) -> Generator[Batch, None, None]:
     """This process's share of every batch from `first_step` to the end of the run, each in `accumulate` parts.
 
     Close it when training ends before.
@@ -30,24 +32,30 @@ def feed(samples: Dataset[Batch], first_step: int, config: TrainConfig, place: P
     yield from _by_processes(samples, numbers, part, workers, place) if workers else _by_threads(samples, numbers, part)
 
 
-def _by_threads(samples: Dataset[Batch], numbers: Iterator[int], part: int) -> Generator[Batch, None, None]:
+def _by_threads(samples: Samples, numbers: Iterator[int], part: int) -> Generator[Batch, None, None]:
     """Made when asked for, by as many threads as there are processors; by this one where that is faster.
 
     For networks on the processor: it is theirs during a step. Processes beside them take their threads' turns, and
     those that are not displaced wait for the others after every layer, so that a step takes longer by more than the
     samples.
     """
-    with ThreadPoolExecutor(worker_count()) as threads:
-        several = False
-        while chosen := list(islice(numbers, part)):
+    workers = worker_count()
+    with ThreadPoolExecutor(workers) as threads:
+        short = False
+        while chosen := list(islice(numbers, part * (STEPS_AHEAD if short else 1))):
             begun = time.perf_counter()
-            made = list(threads.map(samples.__getitem__, chosen) if several else map(samples.__getitem__, chosen))
-            several = several or time.perf_counter() - begun > WORTH_THREADS_S * part
-            yield tuple(default_collate(made))
+            if short:
+                made = samples.batch(chosen)
+            else:
+                made = tuple(default_collate(list(threads.map(samples.__getitem__, chosen))))
+            each_s = (time.perf_counter() - begun) / len(chosen) * (1 if short else workers)
+            short = each_s < WORTH_THREADS_S
+            for start in range(0, len(chosen), part):
+                yield tuple(tensor[start : start + part] for tensor in made)
 
 
 def _by_processes(
-    samples: Dataset[Batch], numbers: Iterator[int], part: int, workers: int, place: Place
+    samples: Samples, numbers: Iterator[int], part: int, workers: int, place: Place
 ) -> Generator[Batch, None, None]:
     """Made ahead by `workers` processes, the same ones in all epochs: to start them takes as long as many steps."""
     loader = DataLoader(

@@ -52,9 +52,9 @@ def stain(image: Array, targets: Array, chance: Chance) -> Array:
     if not bright or np.abs(image[0] - image[2]).mean() <= 0.02:
         return image
     grain, strength, over_nuclei = chance.uniform(8, 40), chance.uniform(0.5, 3.0), chance.random()
-    coarse = chance.generator.standard_normal((1, 1, *(int(n / grain) + 3 for n in image.shape[1:])), np.float32)
+    coarse = chance.normal((1, 1, *(int(n / grain) + 3 for n in image.shape[1:])))
     smooth = functional.interpolate(torch.from_numpy(coarse), image.shape[1:], mode="bicubic").numpy()[0]
-    fine = chance.generator.standard_normal(image.shape[1:], np.float32)
+    fine = chance.normal(image.shape[1:])
     density = np.maximum(smooth + np.float32(0.15) * fine, 0) * np.float32(strength)
     density *= 1 - np.float32(over_nuclei) * targets[:1]
     stained = np.maximum(image, 0) * np.exp(-density * DAB)
@@ -86,7 +86,7 @@ def recolour(image: Array, targets: Array, chance: Chance, *, config: AugmentCon
     if grey < config.grey_probability:
         image[:] = image.mean(0, keepdims=True)
     elif shuffled < config.shuffle_channels_probability:
-        return image[chance.generator.permutation(len(image))]
+        return image[chance.permutation(len(image))]
     return image
 
 
@@ -108,13 +108,15 @@ def bend(image: Array, targets: Array, chance: Chance, *, gamma: tuple[float, fl
 
 def scale_channels(image: Array, targets: Array, chance: Chance, *, reach: float) -> Array:
     """Multiply each channel by a factor between 1 - `reach` and 1 + `reach`."""
-    image *= 1 + _per_channel(image, reach, chance)
+    for channel in image:
+        channel *= np.float32(1 + chance.uniform(-reach, reach))
     return image
 
 
 def shift_channels(image: Array, targets: Array, chance: Chance, *, reach: float) -> Array:
     """Add to each channel a value between -`reach` and `reach`."""
-    image += _per_channel(image, reach, chance)
+    for channel in image:
+        channel += np.float32(chance.uniform(-reach, reach))
     return image
 
 
@@ -126,14 +128,9 @@ def multiply(image: Array, targets: Array, chance: Chance, *, factor: tuple[floa
 
 def add_noise(image: Array, targets: Array, chance: Chance, *, std: float) -> Array:
     """Gaussian noise of a standard deviation between 0 and `std`."""
-    values = chance.generator.standard_normal(image.shape, np.float32)
+    values = chance.normal(image.shape)
     image += values * np.float32(chance.uniform(0, std))
     return image
-
-
-def _per_channel(image: Array, reach: float, chance: Chance) -> Array:
-    values = np.array([chance.uniform(-reach, reach) for _ in image], np.float32)
-    return values.reshape(-1, *[1] * (image.ndim - 1))
 
 
 def _median(image: Array) -> float:

@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import default_collate
 
 from cellengine.engine.flow import Stop, stop_on_signals
 from cellengine.errors import InputError, Interrupted, UsageError
@@ -23,7 +22,7 @@ from cellengine.records import to_plain
 from cellengine.spec import ModelSpec
 from cellengine.train.config import TrainConfig
 from cellengine.train.feed import feed
-from cellengine.train.optimizer import AVERAGE_EVERY, begin_phase, clip_gradient, rate_of_step, set_rate, update_average
+from cellengine.train.optimizer import AVERAGE_EVERY, begin_phase, clip_gradient, rate_of_step, set_rate
 from cellengine.train.place import Place, open_place
 from cellengine.train.recipe import Batch, Recipe, Validation
 from cellengine.train.recipes import RECIPES
@@ -99,7 +98,7 @@ def _settle(config: TrainConfig, place: Place, echo: Echo) -> TrainConfig:
     if config.precision == "fp16" and place.device.type != "cuda":
         raise UsageError("precision fp16 trains on CUDA devices; on a CPU take bf16 or fp32.")
     if config.precision == "bf16" and best != "bf16":
-        echo(f"{place.device} has no instructions for bf16, which takes many times as long as {best} (precision=auto).")
+        echo(f"{place.device} has no fast instructions for bf16: {best} takes less time (precision=auto).")
     if config.batch % (config.accumulate * place.world):
         raise UsageError(
             f"A batch of {config.batch} cannot be shared by {place.world} processes in {config.accumulate} parts each."
@@ -137,7 +136,7 @@ def _train_epoch(state: State, recipe: Recipe, batches: Batches, config: TrainCo
             return {}
     _check_weights(state, config)
     if not config.optimizer.ema_decay:
-        update_average(state.average, state.model, state.step, 0.0)
+        state.followed.move_average(state.step, 0.0)
     state.epoch += 1
     means = {f"loss_{name}": value / steps for name, value in state.sums.items()}
     state.sums = {}
@@ -167,12 +166,12 @@ def _train_step(
             sums[name] = sums.get(name, 0.0) + float(value.detach()) / len(parts)
     if config.optimizer.gradient_clip:
         state.scaler.unscale_(state.optimizer)
-        clip_gradient(state.model, config.optimizer.gradient_clip)
+        clip_gradient(state.followed.weights, config.optimizer.gradient_clip)
     state.scaler.step(state.optimizer)
     state.scaler.update()
     state.step += 1
     if config.optimizer.ema_decay and state.step % AVERAGE_EVERY == 0:
-        update_average(state.average, state.model, state.step, config.optimizer.ema_decay)
+        state.followed.move_average(state.step, config.optimizer.ema_decay)
     return sums
 
 
@@ -218,12 +217,12 @@ def _validate(
 @torch.inference_mode()
 def _validation_losses(state: State, recipe: Recipe, config: TrainConfig, place: Place) -> Row:
     """Means over the same crops of validation pictures every time; where they rise, training learns by heart."""
-    parts = [default_collate([recipe.checks[i]]) for i in range(CHECKS)]
+    parts = [recipe.checks.batch([i]) for i in range(CHECKS)]
     sums: Row = {}
     place.seed(config.seed)
     for part in parts:
         with _autocast(config, place):
-            terms = recipe.losses(state.average, place.bring(tuple(part)))
+            terms = recipe.losses(state.average, place.bring(part))
         for name, value in {**terms, "total": torch.stack(list(terms.values())).sum()}.items():
             sums[name] = sums.get(name, 0.0) + float(value) / len(parts)
     return {f"val_loss_{name}": value for name, value in sums.items()}

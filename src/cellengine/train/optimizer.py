@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from cellengine.errors import UsageError
 from cellengine.train.config import TrainConfig
@@ -41,7 +42,7 @@ def build_optimizer(model: nn.Module, settings: OptimizerConfig) -> torch.optim.
     if settings.method == "sgd":
         return torch.optim.SGD(groups, settings.rate, momentum=settings.momentum, nesterov=True)
     method = torch.optim.Adam if settings.method == "adam" else torch.optim.AdamW
-    return method(groups, settings.rate)
+    return method(groups, settings.rate, fused=True)
 
 
 def rate_factor(name: str, rates: dict[str, float]) -> float:
@@ -86,26 +87,46 @@ def begin_phase(model: nn.Module, *, heads_only: bool = False, norm_rests: bool 
                 weights.requires_grad_(False)
 
 
-def clip_gradient(model: nn.Module, largest: float) -> None:
-    """Shorten the gradient of all weights together to a norm of at most `largest`."""
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    norm = nn.utils.get_total_norm(gradients, foreach=True)
+def clip_gradient(weights: Sequence[torch.Tensor], largest: float) -> None:
+    """Shorten the gradient of all `weights` together to a norm of at most `largest`."""
+    gradients = [w.grad for w in weights if w.grad is not None]
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
     if norm > largest:
         torch._foreach_mul_(gradients, largest / float(norm))
 
 
-@torch.no_grad()
-def update_average(average: nn.Module, model: nn.Module, step: int, decay: float) -> None:
-    """Move the average towards the weights after every AVERAGE_EVERY steps, by as much as so many moves would.
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """Tensors of a network, and those of its moving average in the same order; listed once, not at every step."""
 
-    Early on it moves faster, so that the start is forgotten. Without `decay` the average is a copy of the weights.
-    """
-    share = 1 - min(decay, (1 + step) / (10 + step)) ** AVERAGE_EVERY if decay else 1.0
-    means, values = ([*part.parameters(), *part.buffers()] for part in (average, model))
-    pairs = list(zip(means, values, strict=True))
-    floats = [pair for pair in pairs if pair[0].is_floating_point()]
-    move = get_ema_multi_avg_fn(1 - share)  # type: ignore[no-untyped-call]
-    move([mean for mean, _ in floats], [value for _, value in floats], step)
-    for mean, value in pairs:
-        if not mean.is_floating_point():
-            mean.copy_(value)
+    weights: list[torch.Tensor]
+    """what the optimizer moves"""
+    floats: tuple[list[torch.Tensor], list[torch.Tensor]]
+    """weights and statistics: those of the network, and their means"""
+    counts: tuple[list[torch.Tensor], list[torch.Tensor]]
+    """whole numbers, which are copied"""
+
+    @classmethod
+    def of(cls, model: nn.Module, average: nn.Module) -> Followed:
+        """List them."""
+        values, means = ([*part.parameters(), *part.buffers()] for part in (model, average))
+        pairs = list(zip(values, means, strict=True))
+        floats, counts = ([p for p in pairs if p[0].is_floating_point() == kind] for kind in (True, False))
+        return cls(
+            list(model.parameters()),
+            ([value for value, _ in floats], [mean for _, mean in floats]),
+            ([value for value, _ in counts], [mean for _, mean in counts]),
+        )
+
+    @torch.no_grad()
+    def move_average(self, step: int, decay: float) -> None:
+        """Move the average towards the weights after every AVERAGE_EVERY steps, by as much as so many moves would.
+
+        Early on it moves faster, so that the start is forgotten. Without `decay` the average is a copy of the weights.
+        """
+        share = 1 - min(decay, (1 + step) / (10 + step)) ** AVERAGE_EVERY if decay else 1.0
+        values, means = self.floats
+        torch._foreach_lerp_(means, values, share)
+        values, means = self.counts
+        if means:
+            torch._foreach_copy_(means, values)

@@ -69,11 +69,14 @@ class Place:
         return float(holder)
 
     def best_precision(self) -> Precision:
-        """The fastest arithmetic that the device has instructions for."""
+        """The fastest arithmetic of the device: bf16 pays on processors with AMX only.
+
+        With AVX-512 alone, its steps took 1.2 to 1.6 times as long as those in fp32.
+        """
         if self.device.type == "cuda":
             generation = torch.cuda.get_device_capability(self.device)
             return "bf16" if generation >= (8, 0) else "fp16" if generation >= (7, 0) else "fp32"
-        return "bf16" if {"avx512_bf16", "amx_bf16", "bf16"} & cpu_flags() else "fp32"
+        return "bf16" if "amx_bf16" in cpu_flags() else "fp32"
 
     def loaders(self) -> int:
         """Processes that should make samples beside the network: none where it needs the processor itself."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from cellengine.spec import ModelSpec
 
@@ -29,15 +29,21 @@ class Validation:
     """draws the preview, a matplotlib figure: the same few pictures every time"""
 
 
+class Samples(Dataset[Batch]):
+    """Sample `i` of epoch `e` is item `e * samples_per_epoch + i`; it depends on its number and the seed alone."""
+
+    def batch(self, numbers: Sequence[int]) -> Batch:
+        """Several samples, stacked along a new first axis."""
+        return tuple(default_collate([self[number] for number in numbers]))
+
+
 class Recipe(Protocol):
     """How a task is trained. Made once a run from its configuration; reads all it needs to know of the data then."""
 
     spec: ModelSpec
     """the model that comes of it, with the exact halo; export measures the smaller one and adds parity"""
-    samples: Dataset[Batch]
-    """sample `i` of epoch `e` is item `e * samples_per_epoch + i`; it depends on its number and the seed alone"""
-
-    checks: Dataset[Batch]
+    samples: Samples
+    checks: Samples
     """crops of the validation pictures as they are: what the validation losses are measured on"""
 
     def summary(self) -> str:

@@ -14,8 +14,10 @@ class DataConfig:
     """a CSV with the columns image and label or mask (paths relative to it, `file.h5:/name` for one image of several),
     optionally split, group, axes and kind; a CSV of boxes; or a folder with the subfolders images and labels, matched
     by stem. For classifiers: an .npz of crops, a CSV of crops or boxes with a class, or a folder per class"""
-    where: dict[str, str] = field(default_factory=dict)
-    """rows of the CSV that are used, value by column"""
+    where: dict[str, str | tuple[str, ...]] = field(default_factory=dict)
+    """rows of the CSV that are used: by column the value, or a list of values"""
+    any_voxel_size: bool = False
+    """take pictures whose voxels are not of `voxel_size_um` as they are, as `infer --no-resample` does"""
     axes: str = ""
     """axes of the pictures where neither file nor list says, e.g. "ZYX" """
     label: str = "label"

@@ -18,7 +18,7 @@ from cellengine.models import build
 from cellengine.models.checkpoint import load_checkpoint
 from cellengine.models.session import LAYOUTS
 from cellengine.train.config import TrainConfig
-from cellengine.train.optimizer import build_optimizer
+from cellengine.train.optimizer import Followed, build_optimizer
 from cellengine.train.place import Place
 from cellengine.train.report import Row, history_from_json
 
@@ -33,6 +33,7 @@ class State:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     """scales the loss of fp16, so that small gradients are not lost; does nothing otherwise"""
+    followed: Followed = field(init=False)
     epoch: int = 0
     """finished epochs"""
     step: int = 0
@@ -45,6 +46,9 @@ class State:
     """of the plateau schedule"""
     sums: dict[str, float] = field(default_factory=dict)
     """losses of the epoch in hand, summed over its steps"""
+
+    def __post_init__(self) -> None:
+        self.followed = Followed.of(self.model, self.average)
 
 
 NUMBERS = ("epoch", "step", "best", "mark", "stale", "rate_factor")

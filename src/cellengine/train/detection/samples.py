@@ -9,26 +9,25 @@ import cc3d
 import numpy as np
 import torch
 from scipy import ndimage
-from torch.utils.data import Dataset
 
 from cellengine.models.detection.boxes import encode
 from cellengine.models.detection.config import MaskRCNNConfig
 from cellengine.models.detection.proposals import WEIGHTS
 from cellengine.train.config import TrainConfig
-from cellengine.train.data import Samples
+from cellengine.train.data import PictureSamples
 from cellengine.train.detection.matching import AnchorGrid, match_anchors, sample_anchors
 from cellengine.train.prepared import Prepared
-from cellengine.train.recipe import Batch
+from cellengine.train.recipe import Batch, Samples
 
 Array = np.ndarray[Any, Any]
 
 
-class ObjectSamples(Dataset[Batch]):
-    """Crops of `data.Samples` with what a detector learns of them. Sample `i` depends on its number alone."""
+class ObjectSamples(Samples):
+    """Crops of `PictureSamples` with what a detector learns of them. Sample `i` depends on its number alone."""
 
     def __init__(self, pictures: Sequence[Prepared], config: TrainConfig, model: MaskRCNNConfig) -> None:
         self.config = config
-        self.crops = Samples(pictures, config)
+        self.crops = PictureSamples(pictures, config)
         self.grid = AnchorGrid.of(model, config.data.crop_px)
 
     def __len__(self) -> int:

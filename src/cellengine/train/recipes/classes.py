@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import Dataset
 
 from cellengine.engine.classify import classify, cut_crop
 from cellengine.engine.flow import Stop
@@ -23,14 +22,15 @@ from cellengine.io.crops import SPLITS, Crop, read_crops, window
 from cellengine.io.splits import draw_split
 from cellengine.metrics import evaluate_classes
 from cellengine.models.session import TorchSession
-from cellengine.train.augment import Augmentation, margin_px
+from cellengine.train.augment import Augmentation
 from cellengine.train.chance import Chance
 from cellengine.train.config import TrainConfig
 from cellengine.train.data import as_they_are, draw, even_shares
 from cellengine.train.describe import describe_model
 from cellengine.train.losses import crop_loss
+from cellengine.train.moves import margin_px
 from cellengine.train.prepared import scale_picture
-from cellengine.train.recipe import Batch, Validation
+from cellengine.train.recipe import Batch, Samples, Validation
 from cellengine.train.report import draw_crops, few
 
 Array = np.ndarray[Any, Any]
@@ -45,8 +45,8 @@ class Classes:
         self.train = [crop for crop in crops if crop.split == "train"]
         self.truth = [crop for crop in crops if crop.split == "val"]
         self.spec = describe_model(config, float(max(config.data.crop_px)))
-        self.samples: Dataset[Batch] = CropSamples(self.train, config)
-        self.checks: Dataset[Batch] = CropSamples(self.truth, as_they_are(config))
+        self.samples: Samples = CropSamples(self.train, config)
+        self.checks: Samples = CropSamples(self.truth, as_they_are(config))
 
     def summary(self) -> str:
         """See `Recipe.summary`."""
@@ -75,7 +75,7 @@ class Classes:
         return Validation(scores.balanced_accuracy, row, partial(draw_crops, panels, self.config.classes))
 
 
-class CropSamples(Dataset[Batch]):
+class CropSamples(Samples):
     """Augmented crops, classes drawn as `balance_power` says. Sample `i` of epoch `e` depends on its number alone."""
 
     def __init__(self, crops: Sequence[Crop], config: TrainConfig) -> None:
@@ -83,19 +83,23 @@ class CropSamples(Dataset[Batch]):
         self.augmentation = Augmentation(config.augment, config.data.crop_px)
         self.read_px = read_size(config)
         self.cumulative = even_shares([str(crop.label) for crop in crops], config.data)
-        self.scaled = [scale_crop(crop.image, config, self.read_px) for crop in crops]
+        self.scaled = np.stack([scale_crop(crop.image, config, self.read_px) for crop in crops])
         self.labels = torch.tensor([crop.label for crop in crops])
-        self.middle = [n // 2 for n in self.read_px]
+        self.middle = np.array([n // 2 for n in self.read_px])
 
     def __len__(self) -> int:
         return self.config.epochs * self.config.data.samples_per_epoch
 
     def __getitem__(self, index: int) -> Batch:
         """Image (C, *crop) float32, and its class."""
-        chance = Chance(self.config.seed, index)
-        chosen = draw(self.cumulative, chance)
-        changed, _ = self.augmentation(self.scaled[chosen], [], self.middle, chance)
-        return changed, self.labels[chosen]
+        images, labels = self.batch([index])
+        return images[0], labels[0]
+
+    def batch(self, numbers: Sequence[int]) -> Batch:
+        """See `Samples.batch`: images (n, C, *crop) and classes (n,)."""
+        chances = [Chance(self.config.seed, number) for number in numbers]
+        chosen = np.array([draw(self.cumulative, chance) for chance in chances])
+        return self.augmentation.of_crops(self.scaled, chosen, self.middle, chances), self.labels[chosen]
 
 
 def list_crops(config: TrainConfig) -> list[Crop]:

@@ -8,7 +8,6 @@ from functools import partial
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import Dataset
 
 from cellengine.engine.infer import infer_array
 from cellengine.errors import InputError
@@ -22,7 +21,7 @@ from cellengine.train.describe import describe_model
 from cellengine.train.detection.losses import detection_losses
 from cellengine.train.detection.samples import ObjectSamples
 from cellengine.train.prepared import Prepared, object_size_px
-from cellengine.train.recipe import Batch, Validation
+from cellengine.train.recipe import Batch, Samples, Validation
 from cellengine.train.report import Panel, draw_labels, few
 
 CONTEXT_PX = 16
@@ -44,8 +43,8 @@ class Detections:
         # an object whose centre lies a quarter of its size beyond the core still belongs to the tile, whole
         halo = tuple(round_up(int(0.75 * largest) + CONTEXT_PX, d) for d in model.divisor)
         self.spec = replace(describe_model(config, largest), halo=halo)
-        self.samples: Dataset[Batch] = ObjectSamples(pictures.train, config, model)
-        self.checks: Dataset[Batch] = ObjectSamples(pictures.checked, as_they_are(config), model)
+        self.samples: Samples = ObjectSamples(pictures.train, config, model)
+        self.checks: Samples = ObjectSamples(pictures.checked, as_they_are(config), model)
         self.mean, self.std = measure_pixels(pictures.train)
 
     def summary(self) -> str:

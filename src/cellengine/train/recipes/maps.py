@@ -6,15 +6,14 @@ from abc import ABC, abstractmethod
 
 import torch
 from torch import nn
-from torch.utils.data import Dataset
 
 from cellengine.models.session import TorchSession
 from cellengine.train.config import TrainConfig
-from cellengine.train.data import Pictures, Samples, as_they_are, read_pictures
+from cellengine.train.data import Pictures, PictureSamples, as_they_are, read_pictures
 from cellengine.train.describe import describe_model
 from cellengine.train.losses import head_losses
 from cellengine.train.prepared import object_size_px
-from cellengine.train.recipe import Batch, Validation
+from cellengine.train.recipe import Batch, Samples, Validation
 
 
 class MapRecipe(ABC):
@@ -26,8 +25,8 @@ class MapRecipe(ABC):
         self.counts = len(pictures.train), len(pictures.val)
         self.truth = pictures.truth(config)
         self.spec = describe_model(config, object_size_px([p.sides for p in pictures.train]))
-        self.samples: Dataset[Batch] = Samples(pictures.train, config)
-        self.checks: Dataset[Batch] = Samples(pictures.checked, as_they_are(config))
+        self.samples: Samples = PictureSamples(pictures.train, config)
+        self.checks: Samples = PictureSamples(pictures.checked, as_they_are(config))
 
     def summary(self) -> str:
         """See `Recipe.summary`."""
