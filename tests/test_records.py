@@ -23,6 +23,21 @@ class Square:
 
 
 @dataclass(frozen=True, slots=True)
+class Rows:
+    where: dict[str, str | tuple[str, ...]]
+
+
+def test_of_several_kinds_the_error_is_that_of_the_one_that_was_meant() -> None:
+    assert from_plain(Rows, {"where": {"a": "x", "b": ["x", "y"]}}) == Rows({"a": "x", "b": ("x", "y")})
+    for value, message in (
+        (3, "where.a: found 3, expected a text"),
+        (["x", 2], r"where.a\[1\]: found 2, expected a text"),
+    ):
+        with pytest.raises(RecordError, match=message):
+            from_plain(Rows, {"where": {"a": value}})
+
+
+@dataclass(frozen=True, slots=True)
 class Drawing:
     name: str
     size: tuple[int, int]

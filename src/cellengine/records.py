@@ -104,13 +104,13 @@ def _convert_union(members: tuple[Any, ...], value: Any, where: str) -> Any:
         if tag not in records:
             raise RecordError(f"{where}.kind: found {tag!r}, expected one of {', '.join(map(repr, records))}.")
         return from_plain(records[tag], value, where)
-    problems = []
+    problems = {}
     for member in real:
         try:
             return _convert(member, value, where)
         except RecordError as error:
-            problems.append(str(error))
-    raise RecordError(problems[0])
+            problems[typing.get_origin(member) is tuple] = str(error)
+    raise RecordError(problems.get(isinstance(value, list), next(iter(problems.values()))))
 
 
 def _tag(record: Any) -> str:

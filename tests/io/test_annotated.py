@@ -161,6 +161,9 @@ def test_a_list_that_lacks_what_is_asked_for(tmp_path: Path) -> None:
         list_annotated(path, kind_column="kind")
     with pytest.raises(UsageError, match=r"No row of .* has split=test; found split: train"):
         read_pairs(path, {"split": "test"})
+    assert len(read_pairs(path, {"split": ("train", "val")})) == len(read_pairs(path))
+    with pytest.raises(UsageError, match=r"has split=test or val; found split: train"):
+        read_pairs(path, {"split": ["test", "val"]})
     with pytest.raises(InputError, match="no column names the true label images; expected label or mask, found image"):
         read_pairs(write_list(tmp_path, "a.tif", columns="image"))
     with pytest.raises(InputError, match="the list has no rows"):

@@ -49,6 +49,7 @@ def test_glare_leaves_bright_pictures_alone() -> None:
 def test_stain_changes_bright_colour_pictures_only() -> None:
     dark, foreground = picture(0.0, 1.0)
     bright = picture(0.95, 0.4)[0] * np.array([0.9, 0.8, 1.0], np.float32)[:, None, None]
+    assert not np.array_equal(stain(bright.copy(), foreground[:0], Chance(0, 1)), bright), "crops have no targets"
     for image, changes in ((dark, False), (bright, True)):
         found = stain(image.copy(), foreground, Chance(0, 1))
         assert found.dtype == np.float32

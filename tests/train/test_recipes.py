@@ -129,6 +129,9 @@ def test_rare_classes_are_drawn_as_often_as_asked(tmp_path: Path) -> None:
         config = load_config("livedead-resnet", [*settings, *drawn])
         samples = RECIPES["classification"](config).samples
         assert float(np.mean([int(samples[i][1]) for i in range(400)])) == pytest.approx(share, abs=0.08)
+    drawn = samples.batch(range(7, 29))
+    for number, sample in zip(range(7, 29), zip(*drawn, strict=True), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(sample, samples[number], strict=True))
     config = load_config("livedead-resnet", [*settings, "data.balance_weights={ dying = 2.0 }"])
     with pytest.raises(UsageError, match="names dying, found only 0, 1"):
         RECIPES["classification"](config)
@@ -230,3 +233,5 @@ def test_voxels_of_another_size_are_named(tmp_path: Path) -> None:
         InputError, match=r"1\.ome\.tif: its voxels and those of voxel_size_um are 3 x 0\.8 x 0\.8 and 1\.75"
     ):
         read_pictures(config)
+    config = load_config("nuclei3d", [*SHORT, f"data.path={str(tmp_path / 'list.csv')!r}", "data.any_voxel_size=true"])
+    assert [picture.image.shape for picture in read_pictures(config).train] == [(1, 8, 16, 16)]

@@ -39,6 +39,12 @@ def test_distance_is_one_in_the_middle_of_every_cell_and_matches_the_reference()
     np.testing.assert_array_equal(targets["foreground"], whole > 0)
 
 
+def test_a_cell_that_fills_the_picture_is_all_middle() -> None:
+    targets = make(np.ones((6, 7), np.uint8), LossConfig())
+    assert (targets["distance"] == 1).all()
+    assert np.isfinite(targets["weight"]).all()
+
+
 def test_touching_cells_are_parted_in_distance_and_weigh_more() -> None:
     labels = np.zeros((20, 40), np.uint16)
     labels[5:15, 5:20], labels[5:15, 20:35] = 1, 2

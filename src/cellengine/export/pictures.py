@@ -15,6 +15,7 @@ from cellengine.export.verify import Annotated
 from cellengine.io.annotated import Item, Picture, list_annotated, read_annotated
 from cellengine.io.boxes import Boxed, is_box_list, list_boxed, read_boxed
 from cellengine.io.crops import Crop, read_crops
+from cellengine.io.lists import Where
 from cellengine.spec import ModelSpec
 
 Load = Callable[[], Annotated]
@@ -24,8 +25,8 @@ Load = Callable[[], Annotated]
 class Reading:
     """How a run read its list: settings that a list of pictures does not hold itself."""
 
-    where: Mapping[str, str] = field(default_factory=dict)
-    """rows that were used, value by column"""
+    where: Where = field(default_factory=dict)
+    """rows that were used"""
     axes: str = ""
     label: str = "label"
 

@@ -67,8 +67,8 @@ def list_annotated(
 
     `path` is a CSV with the columns image and label (or mask; paths relative to it) and optionally split, group, axes
     and others; or a folder with the subfolders images and labels, matched by stem. Without a column split,
-    `validation_share` of the pictures is drawn for validation by `seed`, whole groups at a time. `where` keeps rows,
-    value by column; `axes` are those of pictures of which neither file nor list says any.
+    `validation_share` of the pictures is drawn for validation by `seed`, whole groups at a time. `where` keeps rows
+    (see `Where`); `axes` are those of pictures of which neither file nor list says any.
 
     Raises UsageError when `path` or the column does not exist, InputError for whatever would spoil a training: see
     `find_defects`. All of it is found before the first picture is decoded; the error counts it and names the first.

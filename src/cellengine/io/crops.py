@@ -68,7 +68,7 @@ def read_crops(
         classes: names of the classes; in an .npz the class may be its number in this order
         size_px: window that is cut out of pictures; crops that are files of their own keep their size
         label: column or array that holds the class
-        where: rows of a CSV that are used, value by column
+        where: rows of a CSV that are used, see `Where`
 
     Without a split, `validation_share` is drawn by `seed`, whole groups at a time and of every class alike; of boxes
     whole pictures at a time. Raises UsageError when `path` does not exist, InputError for what cannot be used, such as

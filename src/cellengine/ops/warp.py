@@ -94,7 +94,7 @@ def _row(voxels, table, channel, first, second, share):  # type: ignore[no-untyp
 def _inside(start, step, length, size):  # type: ignore[no-untyped-def]
     """Whether a row of places lies within an axis, with the neighbours that interpolation needs."""
     end = start + step * (length - 1)
-    return min(start, end) >= 0 and max(start, end) < size - 1
+    return start >= 0 and end >= 0 and start < size - 1 and end < size - 1  # not of numbers that are none
 
 
 @njit(nogil=True, cache=True, error_model="numpy", inline="always")

@@ -17,7 +17,7 @@ class Chance:
     """What is drawn for sample `number` of the stream `seed`.
 
     A numpy generator takes as long to make as a small crop to cut out, so single numbers come from a table for many
-    samples. Arrays are torch's, which is made and draws several times faster.
+    samples. Arrays are drawn by torch, whose generators are made and draw several times faster.
     """
 
     def __init__(self, seed: int, number: int) -> None:
@@ -50,8 +50,8 @@ class Chance:
 
     def _arrays(self) -> torch.Generator:
         if self._generator is None:
-            # torch's generator takes 32 bits
-            self._generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.number) % 2**32)
+            # of 32 bits, and apart from the stream of a training step of the same number
+            self._generator = torch.Generator().manual_seed((2**31 + self.seed * 1_000_003 + self.number) % 2**32)
         return self._generator
 
 

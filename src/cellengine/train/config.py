@@ -42,7 +42,7 @@ class TrainConfig:
     """epochs at the start in which only the head's weights move, the rest is frozen with its BatchNorm"""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """arithmetic of the forward and backward pass (autocast); weights stay float32. fp16 scales the loss, on CUDA.
-    auto: bf16 where the device has instructions for it, or else fp16 on CUDA and fp32 on CPUs; checkpoints say which"""
+    auto: what is fastest on the device, see `Place.best_precision`; checkpoints say which"""
     validate_every: int = 4
     """epochs between validations"""
     preview_every: int = 4

@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from cellengine.ops.threads import worker_count
 from cellengine.train.config import TrainConfig
@@ -18,7 +18,7 @@ from cellengine.train.recipe import Batch, Samples
 WORTH_THREADS_S = 0.001
 """a sample that takes longer; of shorter ones too much is Python, which one thread runs at a time"""
 STEPS_AHEAD = 8
-"""for which short samples are made in one go: after a step of the network, Python has to warm up again"""
+"""or parts of steps, for which short samples are made in one go: after a step, Python has to warm up again"""
 
 
 def feed(samples: Samples, first_step: int, config: TrainConfig, place: Place) -> Generator[Batch, None, None]:
@@ -39,17 +39,19 @@ def _by_threads(samples: Samples, numbers: Iterator[int], part: int) -> Generato
     those that are not displaced wait for the others after every layer, so that a step takes longer by more than the
     samples.
     """
-    workers = worker_count()
-    with ThreadPoolExecutor(workers) as threads:
-        short = False
-        while chosen := list(islice(numbers, part * (STEPS_AHEAD if short else 1))):
-            begun = time.perf_counter()
-            if short:
+    seconds: list[float] = []  # of batches made here; the first one loads compiled functions, the second counts
+    with ThreadPoolExecutor(worker_count()) as threads:
+        while True:
+            short = len(seconds) > 1 and seconds[1] < part * WORTH_THREADS_S
+            chosen = list(islice(numbers, part * (STEPS_AHEAD if short else 1)))
+            if not chosen:
+                return
+            if short or len(seconds) < 2:
+                begun = time.perf_counter()
                 made = samples.batch(chosen)
+                seconds.append(time.perf_counter() - begun)
             else:
                 made = tuple(default_collate(list(threads.map(samples.__getitem__, chosen))))
-            each_s = (time.perf_counter() - begun) / len(chosen) * (1 if short else workers)
-            short = each_s < WORTH_THREADS_S
             for start in range(0, len(chosen), part):
                 yield tuple(tensor[start : start + part] for tensor in made)
 
@@ -59,9 +61,9 @@ def _by_processes(
 ) -> Generator[Batch, None, None]:
     """Made ahead by `workers` processes, the same ones in all epochs: to start them takes as long as many steps."""
     loader = DataLoader(
-        samples,
-        part,
-        sampler=numbers,
+        _Batches(samples),
+        batch_size=None,
+        sampler=_parts(numbers, part),
         num_workers=workers,
         prefetch_factor=4,
         pin_memory=place.device.type == "cuda",
@@ -69,6 +71,21 @@ def _by_processes(
     )
     for batch in loader:
         yield tuple(batch)
+
+
+class _Batches(Dataset[Batch]):
+    """Whole batches as items, by the numbers of their samples."""
+
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
+
+    def __getitem__(self, numbers: list[int]) -> Batch:
+        return self.samples.batch(numbers)
+
+
+def _parts(numbers: Iterator[int], part: int) -> Iterator[list[int]]:
+    while chosen := list(islice(numbers, part)):
+        yield chosen
 
 
 def _order(first_step: int, part: int, config: TrainConfig, place: Place) -> Iterator[int]:

@@ -56,7 +56,8 @@ def stain(image: Array, targets: Array, chance: Chance) -> Array:
     smooth = functional.interpolate(torch.from_numpy(coarse), image.shape[1:], mode="bicubic").numpy()[0]
     fine = chance.normal(image.shape[1:])
     density = np.maximum(smooth + np.float32(0.15) * fine, 0) * np.float32(strength)
-    density *= 1 - np.float32(over_nuclei) * targets[:1]
+    if len(targets):
+        density *= 1 - np.float32(over_nuclei) * targets[:1]
     stained = np.maximum(image, 0) * np.exp(-density * DAB)
     found: Array = stained / np.maximum(stained.max((1, 2), keepdims=True), np.float32(0.3))
     return found

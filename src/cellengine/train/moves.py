@@ -18,8 +18,8 @@ from cellengine.train.settings import AugmentConfig
 Array = np.ndarray[Any, Any]
 Turns = tuple[Array, ...]
 """maps of voxels onto voxels, (D, D): axes mirrored or exchanged; one of them is drawn"""
-_STREAM = 1
-"""apart from the numbers that `Chance` draws for the same samples"""
+_STREAM = 2
+"""apart from the numbers that `Chance` draws for the same samples, and from those of `detection/samples.py`, 1"""
 
 
 @dataclass(frozen=True, slots=True)

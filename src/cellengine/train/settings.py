@@ -52,6 +52,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         if not 0 < self.validation_share < 1:
             raise ValueError(f"validation_share is {self.validation_share}, expected a number between 0 and 1.")
+        if empty := [column for column, values in self.where.items() if not values and isinstance(values, tuple)]:
+            raise ValueError(f"where.{empty[0]} is an empty list, expected the values that are used.")
         if any(weight <= 0 for weight in self.balance_weights.values()):
             raise ValueError(f"balance_weights is {self.balance_weights}, expected numbers above 0.")
         if self.folds and not 0 <= self.fold < self.folds:
@@ -103,6 +105,15 @@ class AugmentConfig:
     shuffle_channels_probability: float = 0.0
     at_most: int = 0
     """of all these changes a sample gets 0 to so many, drawn anew for each; 0 for no such limit"""
+
+    def __post_init__(self) -> None:
+        for name in ("zoom", "blur_sigma_px", "gamma", "multiply"):
+            low, high = getattr(self, name)
+            if not 0 <= low <= high or (name == "zoom" and low == 0):
+                raise ValueError(f"{name} is {[low, high]}, expected a positive number and one that is not smaller.")
+        for name in ("rotate_deg", "shear", "shift", "elastic_px", "noise_std", "brightness", "contrast"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected 0 or more.")
 
 
 @dataclass(frozen=True, slots=True)

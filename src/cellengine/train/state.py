@@ -89,13 +89,29 @@ def resume_run(state: State, config: TrainConfig, folder: Path) -> list[Row]:
         raise UsageError(f"{path} was trained with other settings ({', '.join(changed)}): choose another -o.")
     state.model.load_state_dict(saved["model"])
     state.average.load_state_dict(saved["average"])
-    state.optimizer.load_state_dict(saved["optimizer"])
+    state.optimizer.load_state_dict(_as_built(saved["optimizer"], state))
     if config.precision == "fp16" and saved["scaler"]:
         state.scaler.load_state_dict(saved["scaler"])
     for name in NUMBERS:
         setattr(state, name, saved.get(name, saved["best"] if name == "mark" else None))
     state.sums = json.loads(saved.get("sums", "{}"))
     return history_from_json(saved["history"])
+
+
+def _as_built(saved: dict[str, Any], state: State) -> dict[str, Any]:
+    """The optimizer's state of a checkpoint that may be older, to go on in one pass over weights, gradient and moments.
+
+    That pass reads memory as it lies, so moments have to lie as their weights do.
+    """
+    built = state.optimizer.state_dict()["param_groups"]
+    for group, now in zip(saved["param_groups"], built, strict=True):
+        group.update({name: now[name] for name in ("fused", "foreach") if name in now})
+    weights = [w for group in state.optimizer.param_groups for w in group["params"]]
+    for number, moments in saved["state"].items():
+        for name, values in moments.items():
+            if isinstance(values, torch.Tensor) and values.shape == weights[number].shape:
+                moments[name] = torch.empty_like(weights[number], device=values.device).copy_(values)
+    return saved
 
 
 def to_checkpoint(state: State, config: TrainConfig, history: list[Row]) -> dict[str, Any]:

@@ -63,6 +63,7 @@ def normalised_distance(labels: Array, voxel_size: Sequence[float]) -> Array:
         return np.zeros(labels.shape, np.float16)
     # a cell cut by the border of the picture goes on outside, so the border is no edge
     distance = np.maximum(edt.edt(labels, anisotropy=tuple(voxel_size), black_border=False) - min(voxel_size), 0)
+    distance[np.isinf(distance)] = 1.0  # one cell fills the picture: it has no edge
     index = np.arange(1, count + 1)
     largest = np.concatenate([[1.0], np.maximum(ndimage.maximum(distance, labels, index), 1e-6)]).astype(np.float32)
     normalised: Array = np.minimum(distance / largest[labels], 1.0)
