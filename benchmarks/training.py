@@ -22,9 +22,9 @@ import numpy as np
 import tifffile
 import torch
 
-from _timing import paired, ratio, write_result
+from _timing import paired, ratio, seconds, write_result
 from cellengine.train.config import TrainConfig, load_config, presets
-from cellengine.train.feed import STEPS_AHEAD, feed
+from cellengine.train.feed import STEPS_AHEAD, WORTH_THREADS_S, feed
 from cellengine.train.loop import Losses, _train_step
 from cellengine.train.optimizer import begin_phase, build_optimizer
 from cellengine.train.place import Place, keep_freed_memory
@@ -92,10 +92,12 @@ def measure(preset: str, seconds_each: float) -> dict[str, float | str]:
             _train_step(state, losses, [next(batches) for _ in range(config.accumulate)], config, PLACE)
 
         first = paired({"loop": step, "bare": bare}, 1, 3)["bare"]["median_s"]
+        numbers = range(config.batch)
+        each_s = seconds(lambda: recipe.samples.batch(numbers)) / config.batch
         # samples that are made for several steps at a time count in full
-        several = STEPS_AHEAD if first < SLOW_STEP_S / STEPS_AHEAD else 1
-        count = round(min(200, max(LEAST_STEPS, seconds_each / first / several)))
-        times = paired({"loop": lambda: repeat(step, several), "bare": lambda: repeat(bare, several)}, count, several)
+        several = STEPS_AHEAD if each_s < 1.5 * WORTH_THREADS_S else 1
+        count = round(min(200, max(LEAST_STEPS / several, 3, seconds_each / first / several)))
+        times = paired({"loop": lambda: repeat(step, several), "bare": lambda: repeat(bare, several)}, count)
         batches.close()
     return {
         "precision": config.precision,
