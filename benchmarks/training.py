@@ -3,7 +3,7 @@
 Each preset in a process of its own: steps of the loop on synthetic pictures, with samples, augmentation, averaged
 weights and all, against forward, backward and step of the same network on one batch of the same shape.
 
-Presets for GPUs are left out. python benchmarks/training.py [--seconds 8] [--runs 3] [PRESET ...]
+Presets for GPUs are left out; figures of presets that are not asked for stay. python benchmarks/training.py [--seconds 8] [--runs 3] [PRESET ...]
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 import tifffile
 import torch
 
-from _timing import paired, ratio, seconds, write_result
+from _timing import RESULTS, paired, ratio, seconds, write_result
 from cellengine.train.config import TrainConfig, load_config, presets
 from cellengine.train.feed import STEPS_AHEAD, WORTH_THREADS_S, feed
 from cellengine.train.loop import Losses, _train_step
@@ -143,7 +143,8 @@ def main() -> None:
     if given.one:
         print(json.dumps(measure(given.presets[0], given.seconds)))
         return
-    found = {}
+    earlier = RESULTS / "training.json"
+    found = json.loads(earlier.read_text())["presets"] if earlier.exists() else {}
     for preset in given.presets:
         runs = []
         for _ in range(given.runs):

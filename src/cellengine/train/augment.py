@@ -39,22 +39,32 @@ class Augmentation:
         Returns both float32, (C, *crop) and (T, *crop). Beyond the border pictures go on mirrored. The first map has to
         be the foreground.
         """
+        seen = np.empty((len(image), *self.crop_px), np.float32)
+        targets = np.empty((len(maps), *self.crop_px), np.float32)
+        self.fill(seen, targets, image, maps, centre, chance)
+        return torch.from_numpy(seen), torch.from_numpy(targets)
+
+    def fill(
+        self,
+        seen: Array,
+        targets: Array,
+        image: Array,
+        maps: Sequence[Array],
+        centre: Sequence[int] | Array,
+        chance: Chance,
+    ) -> None:
+        """Write what a call would return into `seen` and `targets`, such as parts of a batch."""
         moves, number = self._moves_of(chance), chance.number % BLOCK
         matrix, offset = moves.matrix[number], moves.offset[number] + centre
         shifts = self._draw_deformation(chance) if self.config.elastic_px else None
         between_voxels = moves.bends[number] or shifts is not None
-        seen = np.empty((len(image), *self.crop_px), np.float32)
-        targets = np.empty((len(maps), *self.crop_px), np.float32)
         pairs = [(image, seen, False), *((m[None], t[None], self.nearest) for m, t in zip(maps, targets, strict=True))]
         for values, out, nearest in pairs:
             if between_voxels:
                 warp(values, matrix, offset, out, shifts=shifts, nearest=nearest)
             else:
                 pick(values, matrix, offset, out)
-        for happens, (_, change) in zip(moves.changes[number], self.light, strict=True):
-            if happens:
-                seen = change(seen, targets, chance)
-        return torch.from_numpy(np.ascontiguousarray(seen, np.float32)), torch.from_numpy(targets)
+        self._change_light(seen, targets, moves.changes[number], chance)
 
     def of_crops(self, images: Array, chosen: Array, centre: Array, chances: Sequence[Chance]) -> torch.Tensor:
         """The crops around `centre` of many pictures of one shape, float32 (n, C, *crop): the `chosen` of `images`.
@@ -70,13 +80,16 @@ class Augmentation:
         warp_each(images, chosen, matrices, offsets, seen)
         no_targets = np.empty((0, *self.crop_px), np.float32)
         for crop, (block, number), chance in zip(seen, moves, chances, strict=True):
-            changed = crop
-            for happens, (_, change) in zip(block.changes[number], self.light, strict=True):
-                if happens:
-                    changed = change(changed, no_targets, chance)
-            if changed is not crop:
-                crop[:] = changed
+            self._change_light(crop, no_targets, block.changes[number], chance)
         return torch.from_numpy(seen)
+
+    def _change_light(self, seen: Array, targets: Array, chosen: Sequence[bool], chance: Chance) -> None:
+        changed = seen
+        for happens, (_, change) in zip(chosen, self.light, strict=True):
+            if happens:
+                changed = change(changed, targets, chance)
+        if changed is not seen:
+            seen[:] = changed
 
     def _moves_of(self, chance: Chance) -> Moves:
         """What is drawn for the samples around this one; those of the samples before it are mostly at hand."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from cellengine.errors import InputError, UsageError
 from cellengine.io.annotated import Item, Picture, list_annotated, open_image, read_annotated
@@ -169,7 +170,7 @@ class PictureSamples(Samples):
 
     def __init__(self, pictures: Sequence[Prepared], config: TrainConfig) -> None:
         self.config = config
-        self.pictures = pictures
+        self.pictures, self.crop_px = pictures, config.data.crop_px
         nearest = any(output.name == "classes" for output in config.model.outputs)
         self.augmentation = Augmentation(config.augment, config.data.crop_px, nearest=nearest)
         self.cumulative = even_shares([p.kind for p in pictures], config.data)
@@ -179,19 +180,28 @@ class PictureSamples(Samples):
 
     def __getitem__(self, index: int) -> Batch:
         """Image (C, *crop) and targets (T, *crop): a map per head, then weight; all float32."""
-        chance = Chance(self.config.seed, index)
-        picture = self.pictures[draw(self.cumulative, chance)]
-        centre = self._draw_centre(picture, chance)
-        return self.augmentation(picture.image, list(picture.maps.values()), centre, chance)
+        images, targets = self.batch([index])
+        return images[0], targets[0]
+
+    def batch(self, numbers: Sequence[int]) -> Batch:
+        """See `Samples.batch`: images (n, C, *crop) and targets (n, T, *crop)."""
+        first = self.pictures[0]
+        images = np.empty((len(numbers), len(first.image), *self.crop_px), np.float32)
+        targets = np.empty((len(numbers), len(first.maps), *self.crop_px), np.float32)
+        for number, image, target in zip(numbers, images, targets, strict=True):
+            chance = Chance(self.config.seed, number)
+            picture = self.pictures[draw(self.cumulative, chance)]
+            centre = self._draw_centre(picture, chance)
+            self.augmentation.fill(image, target, picture.image, list(picture.maps.values()), centre, chance)
+        return torch.from_numpy(images), torch.from_numpy(targets)
 
     def _draw_centre(self, picture: Prepared, chance: Chance) -> tuple[int, ...]:
         shape, centres = picture.image.shape[1:], picture.centres
         if len(centres) and chance.random() < self.config.data.cell_share:
-            jitter = [chance.integer(-c // 4, c // 4 + 1) for c in self.config.data.crop_px]
-            picked = centres[chance.integer(0, len(centres))] + jitter
-        else:
-            picked = [chance.integer(0, n) for n in shape]
-        return tuple(min(max(int(p), 0), n - 1) for p, n in zip(picked, shape, strict=True))
+            middle = centres[chance.integer(0, len(centres))].tolist()
+            picked = [m + chance.integer(-c // 4, c // 4 + 1) for m, c in zip(middle, self.crop_px, strict=True)]
+            return tuple([min(max(p, 0), n - 1) for p, n in zip(picked, shape, strict=True)])
+        return tuple([chance.integer(0, n) for n in shape])
 
 
 def as_they_are(config: TrainConfig) -> TrainConfig:
