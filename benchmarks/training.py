@@ -3,7 +3,8 @@
 Each preset in a process of its own: steps of the loop on synthetic pictures, with samples, augmentation, averaged
 weights and all, against forward, backward and step of the same network on one batch of the same shape.
 
-Presets for GPUs are left out; figures of presets that are not asked for stay. python benchmarks/training.py [--seconds 8] [--runs 3] [PRESET ...]
+Presets for GPUs are left out; figures of presets that are not asked for stay.
+python benchmarks/training.py [--seconds 8] [--runs 3] [PRESET ...]
 """
 
 from __future__ import annotations
