@@ -116,6 +116,17 @@ def test_heads_of_another_task_start_anew(tmp_path: Path) -> None:
     assert lines[1] == "left out, they start anew: heads.boundary.weight, heads.boundary.bias"
 
 
+def test_a_head_that_the_new_network_has_not_is_let_go() -> None:
+    """The other answers are those of the file."""
+    module, lines = build(UNetConfig(heads=("foreground",))), []
+    start_from(module, bundled()["nuclei"], Noise(3, (96, 96)), lines.append)
+    assert len(lines) == 1, lines
+    whole = build(UNetConfig())
+    start_from(whole, bundled()["nuclei"], Noise(3, (96, 96)), lines.append)
+    image = golden_input(3, (64, 64))
+    np.testing.assert_allclose(answers(module, image)["foreground"], answers(whole, image)["foreground"], atol=2e-5)
+
+
 def test_what_cannot_be_started_from(tmp_path: Path) -> None:
     module, samples = build(UNetConfig()), Noise(3, (96, 96))
     int8 = bundled()["nuclei"].with_name("nuclei.int8.onnx")
