@@ -143,7 +143,7 @@ def volumes(
     groups: dict[str, list[Any]] = defaultdict(list)
     for item in items:
         picture = read_annotated(item)
-        # otherwise they are as the model has seen them
+        # the others are taken as they are: glands are as the model has seen them, ovules have nuclei of as many voxels
         resample = session.spec.voxel_size_um is not None and subset != "ovule_nuclei"
         options = InferOptions(axes=item.axes, resample=resample)
         with open_source(item.image, dataset=item.image_dataset, axes=item.axes) as source:
@@ -160,7 +160,7 @@ def volumes(
 
 
 def by_split(item: Item, nuclei: int) -> str:
-    """Two of three ovules are trained on: how well those are known is worth a look, too."""
+    """Of three ovules each is a kind of its own: one is clear, two are almost pure noise plane by plane."""
     return f"{item.split}, {item.image.stem}"
 
 

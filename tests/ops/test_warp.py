@@ -104,14 +104,14 @@ def test_rows_within_the_picture_and_those_that_leave_it(size, spread, seed):  #
 
 def test_places_that_are_no_numbers_read_nothing_outside() -> None:
     source = np.arange(200, dtype=np.uint8).reshape(1, 10, 20)
-    for bad in (np.nan, np.inf, -np.inf, 1e300):
+    for bad in (np.nan, np.inf, -np.inf):
         for row, column in np.ndindex(2, 2):
             matrix = np.eye(2)
             matrix[row, column] = bad
             out = np.empty((1, 4, 5), np.float32)
             warp(source, matrix, np.array([2.0, 3.0]), out)
             finite = out[np.isfinite(out)]
-            assert ((finite >= 0) & (finite <= 199)).all() or bad == 1e300
+            assert ((finite >= 0) & (finite <= 199)).all()
 
 
 def test_many_small_pictures_are_those_of_a_call_each() -> None:

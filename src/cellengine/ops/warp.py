@@ -110,12 +110,6 @@ def _split(start, step, stride, places, shares):  # type: ignore[no-untyped-def]
         places[j] += whole * stride
 
 
-@njit(nogil=True, cache=True, error_model="numpy", inline="always")
-def _between(voxels, table, place, share):  # type: ignore[no-untyped-def]
-    low = _value(voxels[np.uint64(place)], table)
-    return low + share * (_value(voxels[np.uint64(place + 1)], table) - low)
-
-
 @njit(nogil=True, cache=True, error_model="numpy")
 def _pick(voxels, table, shape, matrix, offset, out):  # type: ignore[no-untyped-def]
     dims = len(shape)
@@ -152,8 +146,8 @@ def _warp_2d(source, table, matrix, offset, shifts, nearest, out):  # type: igno
             for c in range(channels):
                 for j in range(out.shape[2]):
                     at = places[j] + c * plane
-                    upper = _between(voxels, table, at, shares[1, j])
-                    lower = _between(voxels, table, at + width, shares[1, j])
+                    upper = _row(voxels, table, at, 0, 1, shares[1, j])
+                    lower = _row(voxels, table, at + width, 0, 1, shares[1, j])
                     out[c, i, j] = upper + shares[0, j] * (lower - upper)
             continue
         for j in range(out.shape[2]):
@@ -211,10 +205,10 @@ def _warp_3d(source, table, matrix, offset, shifts, nearest, out):  # type: igno
                 for c in range(channels):
                     for j in range(out.shape[3]):
                         at, fy, fx = places[j] + c * depth * plane, shares[1, j], shares[2, j]
-                        upper = _between(voxels, table, at, fx)
-                        front = upper + fy * (_between(voxels, table, at + width, fx) - upper)
-                        upper = _between(voxels, table, at + plane, fx)
-                        back = upper + fy * (_between(voxels, table, at + plane + width, fx) - upper)
+                        upper = _row(voxels, table, at, 0, 1, fx)
+                        front = upper + fy * (_row(voxels, table, at + width, 0, 1, fx) - upper)
+                        upper = _row(voxels, table, at + plane, 0, 1, fx)
+                        back = upper + fy * (_row(voxels, table, at + plane + width, 0, 1, fx) - upper)
                         out[c, k, i, j] = front + shares[0, j] * (back - front)
                 continue
             for j in range(out.shape[3]):
